@@ -1,0 +1,190 @@
+"""
+Everything that can go wrong, grouped by what the caller can do about it.
+
+* JelouRotationError
+  x RefusedInput         nothing was sent: correct what was given and run again
+    + SettingsError
+    + ManifestError
+    + UnresolvedReferences
+  x GatewayError         one request to Jelou did not do what was asked
+    + Passing            may succeed when the same request is sent again
+      - Unreachable      no connection was made: nothing was sent
+      - Throttled        429, or 503 with Retry-After: not acted on
+      - ServerTrouble    5xx: may have been acted on
+      - NoAnswer         the request left, no readable answer came back: may have been acted on
+      - Contradicted     2xx whose body says failure: may have been acted on
+      - NotYetVisible    accepted, and GET still shows the former state
+    + InvalidRequest     400, 409, 422: the values of this row are refused
+    + AccessDenied       403: this key may not touch this project
+      - KeyRefused       401: the key itself is refused, for every project that uses it
+    + NotFound           404: no integration for this project
+    + Drifted            somebody else changed the integration meanwhile
+    + Unexpected         a redirect, or a status the contract does not know
+
+The class is the decision: nothing matches on text. No message holds a header or a body value that was sent,
+nor any text a server answered with, because a validator may echo what it was given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class JelouRotationError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class RefusedInput(JelouRotationError):
+    """Refused before anything was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """
+    One thing wrong with what a person gave, where it is and what was expected; never the offending value.
+
+    `where` is a file, a setting or a reference; `line` and `column` count from 1; `field` is the key or column name.
+    """
+
+    where: str
+    message: str
+    line: int | None = None
+    column: int | None = None
+    field: str | None = None
+
+    def __str__(self) -> str:
+        line = f"line {self.line}" if self.line else None
+        column = f"column {self.column}" if self.column else None
+        place = ", ".join(part for part in (self.where, line, column, self.field) if part)
+        return f"{place}: {self.message}"
+
+
+class FaultsError(RefusedInput):
+    """Every fault at once, one a line."""
+
+    subject: ClassVar[str]
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = "one fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        super().__init__("\n".join([f"{self.subject}: {count}", *(f"  {fault}" for fault in self.faults)]))
+
+
+class SettingsError(FaultsError):
+    """The settings are incomplete or contradict each other."""
+
+    subject = "settings"
+
+
+class ManifestError(FaultsError):
+    """The manifest cannot be used as it is."""
+
+    subject = "manifest"
+
+
+class UnresolvedReferences(FaultsError):
+    """A credential could not be read from where its reference points."""
+
+    subject = "references"
+
+
+class GatewayError(JelouRotationError):
+    """
+    One request did not do what was asked.
+
+    `may_have_acted` tells whether Jelou may have done it all the same; `advice` tells a person what to do.
+    """
+
+    may_have_acted: ClassVar[bool] = False
+    advice: ClassVar[str] = "Look at the message, then run the row again."
+
+
+class Passing(GatewayError):
+    """May succeed when the same request is sent again."""
+
+    advice = "Run the row again: the same value is sent, which does no harm."
+
+
+class Unreachable(Passing):
+    """No connection was made: nothing was sent."""
+
+    advice = "Check JELOU_BASE_URL, DNS and the network between here and Jelou, then run the row again."
+
+
+class Throttled(Passing):
+    """
+    Jelou asked for a pause and did not act.
+
+    `retry_after` is the pause it named, in seconds, or None.
+    """
+
+    advice = "Lower JELOU_REQUESTS_PER_SECOND or JELOU_CONCURRENCY, then run the row again."
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ServerTrouble(Passing):
+    """Jelou answered 5xx."""
+
+    may_have_acted = True
+    advice = (
+        "Run the row again later. A lasting 500 can also be a credentials problem on Jelou's side (page APIINTRO):"
+        " try the same key on another project."
+    )
+
+
+class NoAnswer(Passing):
+    """The request left and no readable answer came back."""
+
+    may_have_acted = True
+
+
+class Contradicted(Passing):
+    """The status was 2xx and the body said failure."""
+
+    may_have_acted = True
+
+
+class NotYetVisible(Passing):
+    """Jelou accepted the change and its GET still shows the former state."""
+
+    may_have_acted = True
+    advice = "Run the row again in a few minutes; if GET still shows the former state, ask Jelou's support."
+
+
+class InvalidRequest(GatewayError):
+    """Jelou refuses the values of this row."""
+
+    advice = "Correct the row in the manifest (the fields named), then run it again."
+
+
+class AccessDenied(GatewayError):
+    """This key may not touch this project."""
+
+    advice = "Give the row an apiKey that belongs to this project, or ask for the rights."
+
+
+class KeyRefused(AccessDenied):
+    """Jelou refuses the key itself."""
+
+    advice = "Check JELOU_API_KEY (or the row's apiKey): it is wrong, was deleted, or belongs to the other scheme."
+
+
+class NotFound(GatewayError):
+    """Jelou knows no integration for this project."""
+
+    advice = "Check the projectId; if it is right, the integration must be created first."
+
+
+class Drifted(GatewayError):
+    """Somebody else changed the integration after it was planned."""
+
+    advice = "Find out who changed it, bring the manifest in line, then plan again."
+
+
+class Unexpected(GatewayError):
+    """An answer the contract does not know."""
+
+    advice = "Check JELOU_BASE_URL: a redirect or an unknown status usually means another address."

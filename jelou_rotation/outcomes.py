@@ -1,0 +1,51 @@
+"""How a row ended, and what was proven about it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from jelou_rotation.plan import Change
+
+
+class Outcome(StrEnum):
+    """How one row ended."""
+
+    PLANNED = "planned"
+    ROTATED = "rotated"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+    DRIFTED = "drifted"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+    NOT_STARTED = "not_started"
+
+    @property
+    def is_as_wanted(self) -> bool:
+        return self in {Outcome.PLANNED, Outcome.ROTATED, Outcome.UPDATED, Outcome.UNCHANGED}
+
+
+class Evidence(StrEnum):
+    """The highest proof reached for a row, lowest first; what each one proves is in the README."""
+
+    ACCEPTED = "accepted"
+    ECHOED = "echoed"
+    READ_BACK = "read_back"
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """
+    How one row ended.
+
+    `attempts` counts the PATCHes sent; `unconfirmed` names the fields that no answer of Jelou confirmed;
+    `error` is one sentence and `advice` what a person can do about it; neither ever holds a secret.
+    """
+
+    project_id: str
+    outcome: Outcome
+    evidence: Evidence | None = None
+    changes: tuple[Change, ...] = ()
+    attempts: int = 0
+    unconfirmed: tuple[str, ...] = ()
+    error: str | None = None
+    advice: str | None = None

@@ -1,0 +1,1 @@
+"""Prefect tasks: thin wrappers with retries, run names and visibility."""
