@@ -6,10 +6,11 @@ Everything that can go wrong, grouped by what the caller can do about it.
     + SettingsError
     + ManifestError
     + UnresolvedReferences
+  x RowsNeedAttention    the run finished and some rows are not as wanted: its report says which
   x GatewayError         one request to Jelou did not do what was asked
     + Passing            may succeed when the same request is sent again
       - Unreachable      no connection was made: nothing was sent
-      - Throttled        429, or 503 with Retry-After: not acted on
+      - Throttled        429: not acted on
       - ServerTrouble    5xx: may have been acted on
       - NoAnswer         the request left, no readable answer came back: may have been acted on
       - Contradicted     2xx whose body says failure: may have been acted on
@@ -27,7 +28,10 @@ nor any text a server answered with, because a validator may echo what it was gi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from jelou_rotation.report import Report
 
 
 class JelouRotationError(Exception):
@@ -36,6 +40,14 @@ class JelouRotationError(Exception):
 
 class RefusedInput(JelouRotationError):
     """Refused before anything was sent."""
+
+
+class RowsNeedAttention(JelouRotationError):
+    """The run finished and some rows are not as wanted; `report` says which, why, and what to do."""
+
+    def __init__(self, report: "Report") -> None:
+        super().__init__(report.headline())
+        self.report = report
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +112,17 @@ class GatewayError(JelouRotationError):
 
 
 class Passing(GatewayError):
-    """May succeed when the same request is sent again."""
+    """
+    May succeed when the same request is sent again.
+
+    `retry_after` is the pause Jelou asked for, in seconds, or None.
+    """
 
     advice = "Run the row again: the same value is sent, which does no harm."
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Unreachable(Passing):
@@ -112,17 +132,9 @@ class Unreachable(Passing):
 
 
 class Throttled(Passing):
-    """
-    Jelou asked for a pause and did not act.
+    """Jelou asked for a pause and did not act."""
 
-    `retry_after` is the pause it named, in seconds, or None.
-    """
-
-    advice = "Lower JELOU_REQUESTS_PER_SECOND or JELOU_CONCURRENCY, then run the row again."
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    advice = "Set or lower JELOU_REQUESTS_PER_SECOND, then run the row again."
 
 
 class ServerTrouble(Passing):

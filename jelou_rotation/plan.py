@@ -1,6 +1,11 @@
 """What would change, as data: shown in a dry run, applied in a rotation, the same objects."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from jelou_rotation.gateway import Integration
+from jelou_rotation.manifest import AuthType, Row
+from jelou_rotation.references import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -8,9 +13,113 @@ class Change:
     """
     One field of one integration.
 
-    `field` has the API's own name; `before` is None when Jelou does not tell; a credential is shown as its reference.
+    `field` has the API's own name; `before` is None when Jelou does not tell; a credential is shown as its reference,
+    an address without its query, because a query may hold a token.
     """
 
     field: str
     before: str | None
     after: str
+
+    @property
+    def can_be_undone(self) -> bool:
+        """Only an address: the former credential is known to nobody here, and no_auth may have wiped it."""
+        return self.field == "webhookUrl" and self.before is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """
+    One row beside what Jelou has.
+
+    `sends` names the fields the PATCH would carry, empty when everything is already so: a credential always travels
+    with its authType, because what Jelou does with one of them alone is unknown (reference §4.4).
+    """
+
+    row: Row
+    seen: Integration
+    changes: tuple[Change, ...]
+    sends: tuple[str, ...]
+
+    @property
+    def wanted(self) -> Integration:
+        """What GET should say afterwards."""
+        return Integration(
+            webhook_url=self.row.webhook_url or self.seen.webhook_url,
+            auth_type=self.row.auth_type or self.seen.auth_type,
+        )
+
+    def body(self, vault: Vault) -> dict[str, str]:
+        """The PATCH body, with the credential in clear: to be made right before it is sent, and not kept."""
+        row = self.row
+        values = {
+            "webhookUrl": row.webhook_url,
+            "authType": row.auth_type,
+            "authorization": vault[row.authorization].get_secret_value() if row.authorization else None,
+        }
+        return {field: value for field in self.sends if (value := values[field]) is not None}
+
+
+def plan_row(row: Row, seen: Integration) -> RowPlan:
+    """Compare what is wanted with what Jelou has."""
+    changes: list[Change] = []
+    sends: list[str] = []
+    if row.webhook_url and not same_address(row.webhook_url, seen.webhook_url):
+        changes.append(Change("webhookUrl", _shown_address(seen.webhook_url), _shown_address(row.webhook_url) or ""))
+        sends.append("webhookUrl")
+    if row.auth_type and row.auth_type != seen.auth_type:
+        changes.append(Change("authType", _shown_type(seen.auth_type), row.auth_type))
+    if row.authorization:
+        # No documented answer tells the credential, so it is never known to be already so.
+        changes.append(Change("authorization", None, str(row.authorization)))
+        sends += ["authType", "authorization"]
+    elif row.auth_type and row.auth_type != seen.auth_type:
+        sends.append("authType")
+    return RowPlan(row, seen, tuple(changes), tuple(sends))
+
+
+def contradicts(told: Integration, wanted: Integration) -> bool:
+    """Whether an answer says something else; a field it leaves out says nothing."""
+    address_differs = bool(told.webhook_url and wanted.webhook_url) and not same_address(
+        told.webhook_url, wanted.webhook_url
+    )
+    type_differs = bool(told.auth_type and wanted.auth_type) and told.auth_type != wanted.auth_type
+    return address_differs or type_differs
+
+
+def unconfirmed(told: Integration, wanted: Integration) -> tuple[str, ...]:
+    """The wanted fields that an answer leaves out."""
+    fields = {
+        "webhookUrl": (told.webhook_url, wanted.webhook_url),
+        "authType": (told.auth_type, wanted.auth_type),
+    }
+    return tuple(name for name, (said, asked) in fields.items() if asked and not said)
+
+
+def same_address(one: str | None, other: str | None) -> bool:
+    """Whether two addresses mean the same, allowing for what a server may normalise (reference §11.12)."""
+    return one == other or (one is not None and other is not None and _normal(one) == _normal(other))
+
+
+def _normal(address: str) -> object:
+    try:
+        parts = urlsplit(address)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError:
+        return address
+    return parts.scheme, parts.hostname, port, parts.path or "/", parts.query
+
+
+def _shown_address(address: str | None) -> str | None:
+    if address is None:
+        return None
+    try:
+        parts = urlsplit(address)
+        host = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname
+    except ValueError:
+        return "an unreadable address"
+    return f"{parts.scheme}://{host}{parts.path}{'?…' if parts.query else ''}"
+
+
+def _shown_type(auth_type: str | None) -> str | None:
+    return auth_type if auth_type is None or auth_type in set(AuthType) else "an unknown type"

@@ -1,0 +1,40 @@
+# Everything a newcomer needs: make demo, make test. Both set up .venv by themselves.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+
+.PHONY: demo test lint lock help
+
+help:
+	@echo "make demo   watch a manifest being planned, rotated, verified and reported against a simulated Jelou"
+	@echo "make test   run the tests"
+	@echo "make lint   run the linter, the formatter's check and the type checker"
+	@echo "make lock   resolve the dependencies again"
+
+demo: .venv/ready
+	@$(PY) deployments/demo.py
+
+test: .venv/ready
+	@$(PY) -m pytest
+
+lint: .venv/ready
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+
+# Extras are kept because pip checks hashes by the full name of a requirement.
+# A constraint names what the other lock chose, so that both hold the same versions.
+lock: .venv/ready
+	$(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --no-strip-extras --custom-compile-command "make lock" --group dev pyproject.toml -o requirements-dev.txt
+	$(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --no-strip-extras --custom-compile-command "make lock" -c requirements-dev.txt pyproject.toml -o requirements.txt
+
+.venv/ready: requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	@echo "Setting up .venv: about a minute the first time ..."
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP) install --quiet --require-hashes -r requirements-dev.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,275 @@
+"""The client of Jelou's external-support API: one resource, GET and PATCH. Source: reference pages GET and PATCH."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+from httpx_aiohttp import HttpxAiohttpClient
+from pydantic import SecretStr
+
+from jelou_rotation import __version__
+from jelou_rotation.errors import (
+    AccessDenied,
+    Contradicted,
+    GatewayError,
+    InvalidRequest,
+    KeyRefused,
+    NoAnswer,
+    NotFound,
+    Passing,
+    ServerTrouble,
+    Throttled,
+    Unexpected,
+    Unreachable,
+)
+from jelou_rotation.pacing import Pace
+
+USER_AGENT = f"jelou-rotation/{__version__}"
+
+_BY_STATUS: dict[int, type[GatewayError]] = {
+    400: InvalidRequest,
+    401: KeyRefused,
+    403: AccessDenied,
+    404: NotFound,
+    408: ServerTrouble,
+    409: InvalidRequest,
+    422: InvalidRequest,
+    425: ServerTrouble,
+    429: Throttled,
+}
+
+# The only words of an answer that may be repeated: the documented codes (page APIINTRO) and our own field names.
+_KNOWN_CODES = {
+    "unauthorized",
+    "forbidden_bot",
+    "bot_not_found",
+    "unprocessable_entity",
+    "internal_server_error",
+}
+_KNOWN_FIELDS = ("webhookUrl", "authType", "authorization")
+
+_MAX_ANSWER_BYTES = 1024 * 1024
+# A longer pause than this is the operator's decision, not ours.
+_MAX_PAUSE_SECONDS = 120.0
+_MAX_PAUSES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """
+    One project's integration as an answer of Jelou tells it.
+
+    None means that the answer left the field out, never that the integration has no such value:
+    the envelope shape has no `authType`, and no documented answer has the credential.
+    """
+
+    webhook_url: str | None = None
+    auth_type: str | None = None
+    updated_at: datetime | None = None
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Self:
+        """Reads the flat shape and the envelope; ignores everything it does not know."""
+        data = body.get("data")
+        fields = data if isinstance(data, dict) else body
+        return cls(
+            webhook_url=_text(fields.get("webhookUrl")),
+            auth_type=_text(fields.get("authType")),
+            updated_at=_moment(fields.get("updatedAt")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """Prose of every endpoint page: `x-api-key`."""
+
+    value: SecretStr
+
+    def header(self) -> dict[str, str]:
+        return {"x-api-key": self.value.get_secret_value()}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPair:
+    """API explorer panel of the PATCH page: Basic with client id and secret."""
+
+    client_id: SecretStr
+    client_secret: SecretStr
+
+    def header(self) -> dict[str, str]:
+        pair = httpx.BasicAuth(self.client_id.get_secret_value(), self.client_secret.get_secret_value())
+        request = next(pair.auth_flow(httpx.Request("GET", "https://unused.invalid")))
+        return {"Authorization": request.headers["Authorization"]}
+
+
+Caller = ApiKey | ClientPair
+
+
+class Gateway:
+    """
+    Jelou's gateway for one run: `async with Gateway(...) as gateway`.
+
+    A request asked to pause (429, or 5xx with Retry-After) waits and is sent again here, because throttling is
+    pacing, not failing; every other trouble is raised as a GatewayError for the caller to decide on.
+
+    `base_url` includes the version prefix. `timeout_seconds` bounds each connect and each read.
+    `transport` replaces the network, for tests. `counts` holds the requests sent by method and the `pauses` taken.
+    """
+
+    def __init__(  # noqa: PLR0913 - one value each from the settings
+        self,
+        base_url: str,
+        caller: Caller,
+        *,
+        concurrency: int = 32,
+        timeout_seconds: float = 30.0,
+        pace: Pace | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._caller = caller
+        self._pace = pace or Pace()
+        self._client = HttpxAiohttpClient(
+            transport=transport,
+            timeout=timeout_seconds,
+            limits=httpx.Limits(max_connections=concurrency, keepalive_expiry=30),
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+            follow_redirects=False,
+        )
+        self.counts: Counter[str] = Counter()
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._client.aclose()
+
+    async def get(self, project_id: str, caller: Caller | None = None) -> Integration:
+        """Read one integration. Raises GatewayError."""
+        return await self._request("GET", project_id, caller)
+
+    async def patch(self, project_id: str, fields: Mapping[str, str], caller: Caller | None = None) -> Integration:
+        """Send exactly these fields. Raises GatewayError; `may_have_acted` tells whether to look before worrying."""
+        return await self._request("PATCH", project_id, caller, json.dumps(dict(fields)).encode())
+
+    async def _request(
+        self, method: str, project_id: str, caller: Caller | None, content: bytes | None = None
+    ) -> Integration:
+        for pauses in range(_MAX_PAUSES):
+            try:
+                return await self._send(method, project_id, caller or self._caller, content)
+            except (Throttled, ServerTrouble) as error:
+                pause = _pause(error, pauses)
+                if pause is None:
+                    raise
+                self.counts["pauses"] += 1
+                self._pace.hold(pause)
+        return await self._send(method, project_id, caller or self._caller, content)
+
+    async def _send(self, method: str, project_id: str, caller: Caller, content: bytes | None) -> Integration:
+        headers = caller.header() | ({"Content-Type": "application/json"} if content else {})
+        url = f"{self._base_url}/external-support/{quote(project_id, safe='')}"
+        await self._pace.turn()
+        self.counts[method] += 1
+        try:
+            async with self._client.stream(method, url, headers=headers, content=content) as response:
+                return _understand(method, response, await _read(response))
+        except GatewayError:
+            raise
+        except httpx.ConnectError:
+            raise Unreachable(f"no connection to Jelou for {method}") from None
+        except Exception as error:  # noqa: BLE001 - whatever broke, the request may have left; the text may hold it
+            # httpx-aiohttp calls a dropped connection ConnectTimeout, so only ConnectError means that nothing was sent.
+            raise NoAnswer(f"no readable answer from Jelou to {method} ({type(error).__name__})") from None
+
+
+async def _read(response: httpx.Response) -> bytes:
+    body = b""
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise NoAnswer("Jelou's answer is larger than 1 MiB")
+    return body
+
+
+def _understand(method: str, response: httpx.Response, raw: bytes) -> Integration:
+    body = _json_object(raw)
+    status = response.status_code
+    if not response.is_success:
+        raise _error(method, status, body, _retry_after(response.headers))
+    if body is None:
+        raise NoAnswer(f"Jelou answered {status} to {method} with a body that is not a JSON object")
+    if body.get("status", 1) != 1 or body.get("error"):
+        raise Contradicted(f"Jelou answered {status} to {method} with a body that says failure{_details(body)}")
+    return Integration.parse(body)
+
+
+def _error(method: str, status: int, body: Mapping[str, Any] | None, retry_after: float | None) -> GatewayError:
+    kind = _BY_STATUS.get(status, ServerTrouble if status >= 500 else Unexpected)
+    message = f"Jelou answered {status} to {method}{_details(body or {})}"
+    return kind(message, retry_after) if issubclass(kind, Passing) else kind(message)
+
+
+def _details(body: Mapping[str, Any]) -> str:
+    """What may be repeated of a body: known codes and field names, because anything else could be an echo."""
+    error = body.get("error")
+    codes = [part.get("code") for part in (body, error) if isinstance(part, dict)]
+    blamed = body.get("validationError")
+    said = [code for code in codes if isinstance(code, str) and code in _KNOWN_CODES]
+    said += [field for field in _KNOWN_FIELDS if isinstance(blamed, dict) and field in blamed]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _json_object(raw: bytes) -> dict[str, Any] | None:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds, or a date (RFC 9110 §10.2.3); None when absent or unreadable."""
+    given = headers.get("Retry-After", "").strip()
+    if given.isascii() and given.isdigit():
+        return float(given)
+    try:
+        return max(0.0, (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _pause(error: Passing, pauses: int) -> float | None:
+    """How long to pause for this answer, or None to give it back to the caller."""
+    wanted = error.retry_after
+    if wanted is None:
+        if not isinstance(error, Throttled):
+            return None
+        wanted = 2.0**pauses
+    if wanted > _MAX_PAUSE_SECONDS:
+        return None
+    # Jitter on top: never earlier than asked, and not everybody at the same moment.
+    return wanted + random.uniform(0, 0.1 + wanted / 10)  # noqa: S311 - spreads requests, protects nothing
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _moment(value: object) -> datetime | None:
+    """ISO 8601 to whole seconds: prose dates carry milliseconds, panel dates do not, and they are compared."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).replace(microsecond=0)

@@ -1,0 +1,71 @@
+"""The tasks that talk to Jelou, and how a manifest is dealt out to them."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
+
+from jelou_rotation.errors import Passing
+from jelou_rotation.outcomes import RowResult
+from jelou_rotation.rotation import Rotation
+
+# A task run costs about 16 ms of two cores, so a run has at most this many a step (measured, see the README).
+MAX_BATCHES = 200
+
+# About a minute and a half in all: longer than a gateway's restart, shorter than anybody's patience.
+RETRY_DELAYS = [0.5, 1, 2, 4, 8, 15, 30, 30]
+
+
+def can_pass(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
+    """Retry only what can succeed on another try."""
+    return isinstance(state.data, Passing)
+
+
+def name_batch(parameters: dict[str, Any]) -> str:
+    """`prj_1`, or `prj_1 and 49 more`."""
+    first, *others = parameters["project_ids"]
+    return f"{first} and {len(others)} more" if others else first
+
+
+talks_to_jelou = partial(
+    task,
+    task_run_name=name_batch,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_jitter_factor=0.5,
+    retry_condition_fn=can_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+
+
+@talks_to_jelou(name="plan")
+async def plan_projects(rotation: Rotation, project_ids: Sequence[str]) -> State[Any] | None:
+    """Read these projects from Jelou and compare them with the manifest."""
+    return in_words(await rotation.plan(project_ids))
+
+
+@talks_to_jelou(name="rotate")
+async def rotate_projects(rotation: Rotation, project_ids: Sequence[str]) -> State[Any] | None:
+    """Send what was planned for these projects and verify each."""
+    return in_words(await rotation.apply(project_ids))
+
+
+def in_words(problems: list[RowResult]) -> State[Any] | None:
+    """The task's state: Failed with a sentence for each row that needs attention, else Completed."""
+    if not problems:
+        return None
+    return Failed(message="\n".join(f"{row.project_id}: {row.outcome}: {row.error}" for row in problems[:20]))
+
+
+async def in_batches(work: Task[..., Any], rotation: Rotation, project_ids: Sequence[str]) -> None:
+    """One project a task run up to 200 projects, larger batches above; a task run that fails stops no other."""
+    size = max(1, math.ceil(len(project_ids) / MAX_BATCHES))
+    batches = [project_ids[start : start + size] for start in range(0, len(project_ids), size)]
+    await asyncio.gather(*(work(rotation, batch, return_state=True) for batch in batches))

@@ -1,0 +1,78 @@
+"""What a run says of itself: its name, its report, its last state."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import wraps
+from typing import Any, ParamSpec
+
+from prefect import runtime
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from jelou_rotation import __version__
+from jelou_rotation.errors import RefusedInput, RowsNeedAttention
+from jelou_rotation.manifest import Manifest, display_name
+from jelou_rotation.report import Report, RunInfo, markdown, write
+from jelou_rotation.rotation import Rotation
+from jelou_rotation.settings import Settings
+
+REPORT_KEY = "jelou-rotation-report"
+ROWS_KEY = "jelou-rotation-rows"
+
+P = ParamSpec("P")
+
+
+class Mode(StrEnum):
+    """What a run may do."""
+
+    PLAN = "plan"
+    ROTATE = "rotate"
+
+
+def name_run() -> str:
+    """`plan customers.yaml`."""
+    parameters = runtime.flow_run.parameters
+    return f"{Mode(parameters['mode'])} {display_name(parameters['manifest'])}"
+
+
+def refusals_in_words(runbook: Callable[P, Awaitable[State[Any]]]) -> Callable[P, Awaitable[State[Any]]]:
+    """Bad input ends the run Failed with its faults as the message, instead of with a stack trace."""
+
+    @wraps(runbook)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        try:
+            return await runbook(*args, **kwargs)
+        except RefusedInput as refusal:
+            return Failed(message=f"Refused, nothing was sent. {refusal}", data=refusal)
+
+    return run
+
+
+async def publish_report(rotation: Rotation, manifest: Manifest, mode: Mode, settings: Settings) -> Report:
+    """Write the report's files, then the artifacts `jelou-rotation-report` and `jelou-rotation-rows`."""
+    run = RunInfo(
+        id=runtime.flow_run.id,
+        mode=mode,
+        manifest=manifest.name,
+        manifest_sha256=manifest.sha256,
+        started_at=runtime.flow_run.scheduled_start_time,
+        finished_at=datetime.now(UTC),
+        version=__version__,
+    )
+    report = Report(run, tuple(rotation.results()), rotation.gateway.counts)
+    folder = settings.report_dir / f"{run.started_at:%Y%m%d-%H%M%S}-{mode}-{run.id[:8]}"
+    write(report, folder, rotation.to_run_again())
+    get_run_logger().info("%s The report is in %s", report.headline(), folder)
+    await acreate_markdown_artifact(markdown(report), key=REPORT_KEY, description=report.headline())
+    await acreate_table_artifact(report.table(), key=ROWS_KEY, description=f"Every project of {manifest.name}")
+    return report
+
+
+def last_state(report: Report) -> State[Any]:
+    """Completed with the report when every row is as wanted, else Failed; the message says it in words."""
+    if report.needs_attention:
+        return Failed(message=report.headline(), data=RowsNeedAttention(report))
+    return Completed(message=report.headline(), data=report)

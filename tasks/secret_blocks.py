@@ -1,0 +1,39 @@
+"""Reads the secret behind `block:TYPE/NAME` from any Prefect block that holds one."""
+
+import inspect
+from typing import Any
+
+from prefect.blocks.core import Block
+from pydantic import SecretStr
+
+
+async def read_secret_block(target: str) -> str:
+    """
+    The text in the block `TYPE/NAME`: `secret/...`, or any block with `read_secret` or `get`.
+
+    Raises LookupError in words: no such block, a type whose package is not installed, or a value that is not text.
+    """
+    try:
+        value = await _read(await Block.aload(target))
+    except LookupError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each package raises its own, and the text may hold the secret
+        raise LookupError(f"cannot be read from Prefect ({type(error).__name__}): is there such a block?") from None
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if not isinstance(value, str):
+        raise LookupError("holds something other than text")
+    return value
+
+
+async def _read(block: Block) -> Any:
+    # Not `get()` for Prefect's own Secret: it parses the text as JSON, so the password 123 would become a number.
+    value = getattr(block, "value", None)
+    if hasattr(value, "get_secret_value"):
+        return value.get_secret_value()
+    for name in ("aread_secret", "read_secret", "aget", "get"):
+        if reader := getattr(block, name, None):
+            found = reader()
+            found = await found if inspect.isawaitable(found) else found
+            return found.get_secret_value() if isinstance(found, SecretStr) else found
+    raise LookupError("is a block that holds no secret: it has neither read_secret nor get")
