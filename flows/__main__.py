@@ -7,12 +7,15 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jelou_rotation import __version__
-from jelou_rotation.errors import RefusedInput, RowsNeedAttention
+from jelou_rotation.errors import JelouRotationError, RefusedInput, RowsNeedAttention
 
-# Heavy imports (Prefect, pydantic, aiohttp) wait inside the commands that need them: --help answers at once.
+if TYPE_CHECKING:
+    from jelou_rotation.report import Report
+
+# Prefect, pydantic and aiohttp are imported inside the commands that need them, so that --help answers at once.
 
 DESCRIPTION = """\
 Keep Jelou external-support integrations as a manifest says, and rotate their credentials.
@@ -23,12 +26,20 @@ Keep Jelou external-support integrations as a manifest says, and rotate their cr
 
 EPILOG = """\
 Settings come from the environment, a .env file or a secrets directory; JELOU_API_KEY is the one you must set.
-They are listed in the README.
+The README lists them all.
 
 exit codes:
   0  every project is as wanted
   1  the run finished and some projects are not as wanted: the report says which and what to do
-  2  refused before anything was sent: manifest, settings, references or an unreachable Prefect server
+  2  refused before anything was sent: arguments, manifest, settings, references or an unreachable Prefect server
+"""
+
+RUN_EPILOG = """\
+MANIFEST is a YAML or CSV file, an fsspec URL (https://, s3://, gs://, ...) or - for standard input.
+The report is written to JELOU_REPORT_DIR (default: reports) and published as Prefect artifacts.
+
+Runs are recorded by the Prefect server at PREFECT_API_URL. Without one a temporary server is started for the run,
+which takes some ten seconds; `prefect server start` keeps one running.
 """
 
 
@@ -36,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        code: int = options.run(options)
+        code: int = options.command(options)
     except RefusedInput as refusal:
         print(f"jelou-rotation: refused, nothing was sent.\n{refusal}", file=sys.stderr)
         code = 2
@@ -44,18 +55,123 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("jelou-rotation: interrupted.", file=sys.stderr)
         code = 130
     except BrokenPipeError:
-        # The reader of a pipe left; Python would complain once more while closing standard output.
+        # The reader of our output left. Python would complain once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     return code
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jelou-rotation",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        suggest_on_error=True,
+    parser = _parser(argparse.ArgumentParser, prog="jelou-rotation", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_run(commands, "plan", "show what would change, write nothing")
+    _add_run(commands, "rotate", "bring the projects in line, rotate and verify their credentials")
+    schema = _parser(commands.add_parser, "schema", help="print the manifest's JSON Schema, for editors")
+    schema.set_defaults(command=_schema)
+    _add_simulate(commands)
+    return parser
+
+
+def _parser(make: Any, *names: str, **texts: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = make(
+        *names, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **texts
     )
     return parser
+
+
+def _add_run(commands: Any, mode: str, purpose: str) -> None:
+    parser = _parser(commands.add_parser, mode, help=purpose, description=f"{purpose.capitalize()}.", epilog=RUN_EPILOG)
+    parser.add_argument("manifest", metavar="MANIFEST", help="the projects and their settings")
+    parser.add_argument(
+        "--only",
+        metavar="PROJECT",
+        action="append",
+        default=[],
+        help="work on this projectId, or on tag:NAME; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print report.json instead of the summary")
+    parser.set_defaults(command=_run, mode=mode)
+
+
+def _add_simulate(commands: Any) -> None:
+    purpose = "serve a simulated Jelou on loopback, to try things out"
+    parser = _parser(commands.add_parser, "simulate", help=purpose, description=f"{purpose.capitalize()}.")
+    parser.add_argument("--port", type=int, default=4010, help="default: 4010; 0 takes any free one")
+    parser.add_argument("--projects", type=int, default=5, help="how many example projects, prj_1 and on; default: 5")
+    parser.add_argument(
+        "--switch",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="decide one of the API's unknowns, as shape=envelope; --switches lists them",
+    )
+    parser.add_argument("--switches", action="store_true", help="list the switches and end")
+    parser.add_argument(
+        "--faults", metavar="RATE", type=float, default=0.0, help="let this share of answers fail in passing, as 0.2"
+    )
+    parser.set_defaults(command=_simulate)
+
+
+def _run(options: argparse.Namespace) -> int:
+    source = sys.stdin.read() + "\n" if options.manifest == "-" else options.manifest
+    _refuse_early(source, options.only)
+    report = _run_flow(source, options.mode, options.only)
+    if options.json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        _show(report)
+    return 1 if report.needs_attention else 0
+
+
+def _refuse_early(manifest: str, only: Sequence[str]) -> None:
+    """The flow looks at its input itself; looking here too spares a person the wait for Prefect's start."""
+    from jelou_rotation.manifest import load
+    from jelou_rotation.settings import Settings
+
+    settings = Settings.load()
+    load(manifest, allow_private_hosts=settings.allow_private_hosts).select(only)
+
+
+def _run_flow(manifest: str, mode: str, only: Sequence[str]) -> "Report":
+    _quieten_prefect()
+    from flows.rotate_credentials import rotate_credentials
+    from jelou_rotation.report import Report
+
+    state = asyncio.run(rotate_credentials(manifest, mode, list(only), return_state=True))
+    result = asyncio.run(state.aresult(raise_on_failure=False))
+    if isinstance(result, RowsNeedAttention):
+        return result.report
+    if isinstance(result, Report):
+        return result
+    raise result
+
+
+def _quieten_prefect() -> None:
+    """The summary is what a person came for; Prefect keeps its log with the run."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if "PREFECT_API_URL" not in os.environ and sys.stderr.isatty():
+        print("Starting a temporary Prefect server; PREFECT_API_URL names a lasting one ...", file=sys.stderr)
+
+
+def _show(report: "Report") -> None:
+    from jelou_rotation.report import summary_text
+
+    print(summary_text(report, width=shutil.get_terminal_size((120, 24)).columns))
+
+
+def _schema(_options: argparse.Namespace) -> int:
+    from jelou_rotation.manifest import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    raise JelouRotationError
+
+
+if __name__ == "__main__":
+    sys.exit(main())

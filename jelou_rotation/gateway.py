@@ -120,7 +120,8 @@ class Gateway:
     pacing, not failing; every other trouble is raised as a GatewayError for the caller to decide on.
 
     `base_url` includes the version prefix. `timeout_seconds` bounds each connect and each read.
-    `transport` replaces the network, for tests. `counts` holds the requests sent by method and the `pauses` taken.
+    `transport` replaces the network, for tests. `counts` holds the requests sent by method and the `pauses` taken;
+    a GET that aiohttp repeats by itself, because a kept connection was dead, counts once.
     """
 
     def __init__(  # noqa: PLR0913 - one value each from the settings
