@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jelou_rotation import __version__
-from jelou_rotation.errors import JelouRotationError, RefusedInput, RowsNeedAttention
+from jelou_rotation.errors import Fault, RefusedInput, RowsNeedAttention, SettingsError
 
 if TYPE_CHECKING:
     from jelou_rotation.report import Report
+    from jelou_rotation.simulator import Simulator, Switches
 
 # Prefect, pydantic and aiohttp are imported inside the commands that need them, so that --help answers at once.
 
@@ -40,6 +41,15 @@ The report is written to JELOU_REPORT_DIR (default: reports) and published as Pr
 
 Runs are recorded by the Prefect server at PREFECT_API_URL. Without one a temporary server is started for the run,
 which takes some ten seconds; `prefect server start` keeps one running.
+"""
+
+SIMULATOR_READY = """\
+A simulated Jelou listens at {url} (its own page says what else it can do). In another terminal:
+
+  export JELOU_BASE_URL={url}/jelouapi/v1 JELOU_API_KEY=demo-key JELOU_ALLOW_PRIVATE_HOSTS=true
+  jelou-rotation plan MANIFEST
+
+Ctrl-C ends it.
 """
 
 
@@ -108,7 +118,11 @@ def _add_simulate(commands: Any) -> None:
     )
     parser.add_argument("--switches", action="store_true", help="list the switches and end")
     parser.add_argument(
-        "--faults", metavar="RATE", type=float, default=0.0, help="let this share of answers fail in passing, as 0.2"
+        "--flaky",
+        metavar="SHARE",
+        type=float,
+        default=0.0,
+        help="let this share of the answers fail in every way that passes, as 0.2; default: 0",
     )
     parser.set_defaults(command=_simulate)
 
@@ -116,7 +130,8 @@ def _add_simulate(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     source = sys.stdin.read() + "\n" if options.manifest == "-" else options.manifest
     _refuse_early(source, options.only)
-    report = _run_flow(source, options.mode, options.only)
+    _quieten_prefect()
+    report = asyncio.run(_run_flow(source, options.mode, options.only))
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
@@ -127,19 +142,25 @@ def _run(options: argparse.Namespace) -> int:
 def _refuse_early(manifest: str, only: Sequence[str]) -> None:
     """The flow looks at its input itself; looking here too spares a person the wait for Prefect's start."""
     from jelou_rotation.manifest import load
+    from jelou_rotation.references import local_handlers, resolve
+    from jelou_rotation.rotation import wanted_references
     from jelou_rotation.settings import Settings
 
     settings = Settings.load()
-    load(manifest, allow_private_hosts=settings.allow_private_hosts).select(only)
+    rows = load(manifest, allow_private_hosts=settings.allow_private_hosts).select(only).rows
+    wanted = wanted_references(settings, rows)
+    if all(reference.scheme != "block" for reference in wanted):
+        asyncio.run(resolve(wanted, local_handlers(allow_readable_files=settings.allow_readable_files)))
 
 
-def _run_flow(manifest: str, mode: str, only: Sequence[str]) -> "Report":
-    _quieten_prefect()
+async def _run_flow(manifest: str, mode: str, only: Sequence[str]) -> "Report":
     from flows.rotate_credentials import rotate_credentials
     from jelou_rotation.report import Report
+    from tasks.runs import Mode
 
-    state = asyncio.run(rotate_credentials(manifest, mode, list(only), return_state=True))
-    result = asyncio.run(state.aresult(raise_on_failure=False))
+    await _require_prefect()
+    running: Any = rotate_credentials(manifest, Mode(mode), list(only), return_state=True)
+    result = await (await running).aresult(raise_on_failure=False)
     if isinstance(result, RowsNeedAttention):
         return result.report
     if isinstance(result, Report):
@@ -152,14 +173,29 @@ def _quieten_prefect() -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    if "PREFECT_API_URL" not in os.environ and sys.stderr.isatty():
-        print("Starting a temporary Prefect server; PREFECT_API_URL names a lasting one ...", file=sys.stderr)
+
+
+async def _require_prefect() -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        if sys.stderr.isatty():
+            print("Starting a temporary Prefect server, some ten seconds ...", file=sys.stderr)
+        return
+    async with get_client() as client:
+        if await client.api_healthcheck():
+            # Not which address: it may hold a password.
+            raise SettingsError([Fault("PREFECT_API_URL", "no Prefect server answers there")])
 
 
 def _show(report: "Report") -> None:
     from jelou_rotation.report import summary_text
+    from jelou_rotation.settings import Settings
+    from tasks.runs import report_folder
 
     print(summary_text(report, width=shutil.get_terminal_size((120, 24)).columns))
+    print(f"The report is in {report_folder(Settings.load(), report.run)}")
 
 
 def _schema(_options: argparse.Namespace) -> int:
@@ -170,7 +206,42 @@ def _schema(_options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    raise JelouRotationError
+    from jelou_rotation.simulator import Simulator, Switches, passing_faults
+
+    if options.switches:
+        for name, field in Switches.model_fields.items():
+            print(f"{name}={field.default}\n    {field.description}")
+        return 0
+    simulator = Simulator(_switches(options.switch))
+    for fault in passing_faults(options.flaky):
+        simulator.add_fault(fault)
+    for number in range(1, options.projects + 1):
+        simulator.add_project(f"prj_{number}")
+    asyncio.run(_serve(simulator, options.port))
+    return 0
+
+
+def _switches(given: Sequence[str]) -> "Switches":
+    from pydantic import ValidationError
+
+    from jelou_rotation.simulator import Switches
+
+    try:
+        return Switches.model_validate(dict(switch.partition("=")[::2] for switch in given))
+    except ValidationError as error:
+        faults = [Fault("--switch", each["msg"], field=".".join(map(str, each["loc"]))) for each in error.errors()]
+        raise SettingsError(faults) from None
+
+
+async def _serve(simulator: "Simulator", port: int) -> None:
+    from jelou_rotation.simulator import listening
+
+    try:
+        async with listening(simulator, port=port) as url:
+            print(SIMULATOR_READY.format(url=url), flush=True)
+            await asyncio.Event().wait()
+    except OSError as error:
+        raise SettingsError([Fault("--port", f"{port} cannot be used ({error.strerror})")]) from None
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ async def rotate_credentials(manifest: str, mode: Mode = Mode.PLAN, only: list[s
         manifest: Where the manifest is: a path on the worker, a URL (https, s3, gs, ...), or its text pasted here.
         mode: plan shows what would change and writes nothing; rotate does it.
         only: Projects to work on, each a projectId or tag:NAME. Empty: the whole manifest.
+
     """
     settings = Settings.load()
     source = await asyncio.to_thread(load, manifest, allow_private_hosts=settings.allow_private_hosts)

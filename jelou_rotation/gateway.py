@@ -59,6 +59,8 @@ _MAX_ANSWER_BYTES = 1024 * 1024
 # A longer pause than this is the operator's decision, not ours.
 _MAX_PAUSE_SECONDS = 120.0
 _MAX_PAUSES = 8
+# When Jelou does not say how long; doubled each time.
+_FIRST_PAUSE_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,7 @@ def _pause(error: Passing, pauses: int) -> float | None:
     if wanted is None:
         if not isinstance(error, Throttled):
             return None
-        wanted = 2.0**pauses
+        wanted = _FIRST_PAUSE_SECONDS * 2**pauses
     if wanted > _MAX_PAUSE_SECONDS:
         return None
     # Jitter on top: never earlier than asked, and not everybody at the same moment.

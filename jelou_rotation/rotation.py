@@ -113,9 +113,7 @@ class Rotation:
         done = sum(steps if p.ended else 1 if p.plan else 0 for p in self._rows.values())
         return done, steps * len(self._rows)
 
-    async def _advance(
-        self, rows: list[_Progress], step: Callable[[_Progress], Awaitable[None]]
-    ) -> list[RowResult]:
+    async def _advance(self, rows: list[_Progress], step: Callable[[_Progress], Awaitable[None]]) -> list[RowResult]:
         await asyncio.gather(*(self._work(progress, step) for progress in rows if not progress.ended))
         unsettled = [p.trouble for p in rows if p.trouble and not p.ended]
         if unsettled and not self.stopped_by:
@@ -164,9 +162,7 @@ class Rotation:
         progress.attempts += 1
         progress.in_doubt = True
         try:
-            told = await self.gateway.patch(
-                progress.row.project_id, plan.body(self._vault), self._caller(progress.row)
-            )
+            told = await self.gateway.patch(progress.row.project_id, plan.body(self._vault), self._caller(progress.row))
         except GatewayError as error:
             progress.in_doubt = doubted or error.may_have_acted
             raise
@@ -221,7 +217,7 @@ async def open_rotation(
 
     `handlers` read the values behind references, by scheme. Raises UnresolvedReferences before anything is sent.
     """
-    vault = await resolve(_wanted(settings, rows), handlers)
+    vault = await resolve(wanted_references(settings, rows), handlers)
     check_credentials(rows, vault)
     async with Gateway(
         settings.base_url,
@@ -252,7 +248,8 @@ def _unpresentable(auth_type: AuthType | None, value: str) -> str | None:
     return None
 
 
-def _wanted(settings: Settings, rows: Iterable[Row]) -> dict[Reference, str]:
+def wanted_references(settings: Settings, rows: Iterable[Row]) -> dict[Reference, str]:
+    """Every reference of a run, and in words who asks for it."""
     wanted: dict[Reference, str] = {}
     for name, secret in settings.secrets().items():
         if reference := as_reference(secret):

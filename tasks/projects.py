@@ -2,9 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -14,6 +13,9 @@ from prefect.states import Failed
 from jelou_rotation.errors import Passing
 from jelou_rotation.outcomes import RowResult
 from jelou_rotation.rotation import Rotation
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # A task run costs about 16 ms of two cores, so a run has at most this many a step (measured, see the README).
 MAX_BATCHES = 200
@@ -33,25 +35,27 @@ def name_batch(parameters: dict[str, Any]) -> str:
     return f"{first} and {len(others)} more" if others else first
 
 
-talks_to_jelou = partial(
-    task,
-    task_run_name=name_batch,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_jitter_factor=0.5,
-    retry_condition_fn=can_pass,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+def talks_to_jelou(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Task[P, Coroutine[Any, Any, R]]]:
+    """A task that is tried again while the trouble may pass, and keeps nothing of what it was given."""
+    return task(
+        name=name,
+        task_run_name=name_batch,  # type: ignore[arg-type]  # its protocol also wants a class method no function has
+        retries=len(RETRY_DELAYS),
+        retry_delay_seconds=RETRY_DELAYS,
+        retry_jitter_factor=0.5,
+        retry_condition_fn=can_pass,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
 
 
-@talks_to_jelou(name="plan")
+@talks_to_jelou("plan")
 async def plan_projects(rotation: Rotation, project_ids: Sequence[str]) -> State[Any] | None:
     """Read these projects from Jelou and compare them with the manifest."""
     return in_words(await rotation.plan(project_ids))
 
 
-@talks_to_jelou(name="rotate")
+@talks_to_jelou("rotate")
 async def rotate_projects(rotation: Rotation, project_ids: Sequence[str]) -> State[Any] | None:
     """Send what was planned for these projects and verify each."""
     return in_words(await rotation.apply(project_ids))

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec
 
 from prefect import runtime
@@ -51,6 +52,11 @@ def refusals_in_words(runbook: Callable[P, Awaitable[State[Any]]]) -> Callable[P
     return run
 
 
+def report_folder(settings: Settings, run: RunInfo) -> Path:
+    """Where the files of a run's report are."""
+    return settings.report_dir / f"{run.started_at:%Y%m%d-%H%M%S}-{run.mode}-{run.id[:8]}"
+
+
 async def publish_report(rotation: Rotation, manifest: Manifest, mode: Mode, settings: Settings) -> Report:
     """Write the report's files, then the artifacts `jelou-rotation-report` and `jelou-rotation-rows`."""
     run = RunInfo(
@@ -62,8 +68,8 @@ async def publish_report(rotation: Rotation, manifest: Manifest, mode: Mode, set
         finished_at=datetime.now(UTC),
         version=__version__,
     )
-    report = Report(run, tuple(rotation.results()), rotation.gateway.counts)
-    folder = settings.report_dir / f"{run.started_at:%Y%m%d-%H%M%S}-{mode}-{run.id[:8]}"
+    report = Report(run, tuple(rotation.results()), dict(rotation.gateway.counts))
+    folder = report_folder(settings, run)
     write(report, folder, rotation.to_run_again())
     get_run_logger().info("%s The report is in %s", report.headline(), folder)
     await acreate_markdown_artifact(markdown(report), key=REPORT_KEY, description=report.headline())

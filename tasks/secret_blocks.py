@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 
@@ -22,15 +23,14 @@ async def read_secret_block(target: str) -> str:
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if not isinstance(value, str):
-        raise LookupError("holds something other than text")
+        raise LookupError("holds something other than text")  # noqa: TRY004 - a handler's one error
     return value
 
 
 async def _read(block: Block) -> Any:
     # Not `get()` for Prefect's own Secret: it parses the text as JSON, so the password 123 would become a number.
-    value = getattr(block, "value", None)
-    if hasattr(value, "get_secret_value"):
-        return value.get_secret_value()
+    if isinstance(block, Secret):
+        return block.value.get_secret_value()
     for name in ("aread_secret", "read_secret", "aget", "get"):
         if reader := getattr(block, name, None):
             found = reader()
