@@ -23,18 +23,18 @@ lint: .venv/ready
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
 
-# Extras are kept because pip checks hashes by the full name of a requirement.
 # A constraint names what the other lock chose, so that both hold the same versions.
 lock: .venv/ready
 	$(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	  --no-emit-index-url --no-strip-extras --custom-compile-command "make lock" --group dev pyproject.toml -o requirements-dev.txt
+	  --no-emit-index-url --custom-compile-command "make lock" --group dev pyproject.toml -o requirements-dev.txt
 	$(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	  --no-emit-index-url --no-strip-extras --custom-compile-command "make lock" -c requirements-dev.txt pyproject.toml -o requirements.txt
+	  --no-emit-index-url --custom-compile-command "make lock" -c requirements-dev.txt pyproject.toml -o requirements.txt
 
+# --no-deps: the lock is complete, and pip's resolver trips over a hashed requirement that somebody else wants with extras.
 .venv/ready: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
 	@echo "Setting up .venv: about a minute the first time ..."
 	@$(PYTHON) -m venv --clear .venv
-	@$(PIP) install --quiet --require-hashes -r requirements-dev.txt
+	@$(PIP) install --quiet --require-hashes --no-deps -r requirements-dev.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -1,0 +1,125 @@
+"""
+`make demo`: a manifest is planned, rotated, verified and reported by real Prefect flows against a simulated Jelou.
+
+Everything stays on this machine and ends with the demo; only the reports stay, in the folder `reports`.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from jelou_rotation.simulator import Simulator, passing_faults, running
+
+CUSTOMERS = ("acme", "bolivar", "condor", "delta", "estrella", "fenix", "galapagos", "hidalgo")
+STRANGER = "zeta"
+STARTS_WITHIN = 120
+
+
+def main() -> int:
+    """The story, from an old credential to deliveries with the new one."""
+    simulator = Simulator(seed=7)
+    with tempfile.TemporaryDirectory() as home, running(simulator) as jelou:
+        secrets = prepare(simulator)
+        say("Starting a Prefect server and a simulated Jelou, some ten seconds ...")
+        with prefect_server(home) as api:
+            environment = os.environ | secrets | settings(jelou, api)
+            manifest = write_manifest(Path(home) / "customers.yaml")
+            say("The manifest names credentials by reference and never holds one:")
+            print("\n".join([*manifest.read_text().splitlines()[:7], "  ..."]))
+            say("What would change? Nothing is written.")
+            command(["plan", str(manifest)], environment, expected=1)
+            say("Do it. One answer in five fails on purpose: 429, 5xx, resets, cut-off bodies, HTML, delays.")
+            simulator.faults.extend(passing_faults(0.2))
+            command(["rotate", str(manifest)], environment, expected=1)
+            simulator.faults.clear()
+        accepted = sum(asyncio.run(simulator.deliver(customer)) for customer in CUSTOMERS)
+        say(f"Jelou now delivers with the new credentials: {accepted} of {len(CUSTOMERS)} receivers accept.")
+        print(f"{STRANGER} is not at Jelou, on purpose: the report says what to do, and retry.yaml beside it runs it again.")
+    return 0 if accepted == len(CUSTOMERS) else 1
+
+
+def prepare(simulator: Simulator) -> dict[str, str]:
+    """Projects with an old credential, receivers that already want the new one, and the new ones by variable."""
+    secrets = {}
+    for customer in CUSTOMERS:
+        simulator.add_project(customer)
+        secrets[variable(customer)] = f"new-credential-of-{customer}"
+        simulator.receivers[customer].accepts = {secrets[variable(customer)]}
+    return secrets | {variable(STRANGER): "new-credential-of-a-stranger"}
+
+
+def variable(customer: str) -> str:
+    return f"{customer.upper()}_TOKEN"
+
+
+def write_manifest(path: Path) -> Path:
+    rows = (f"  {customer}:\n    authorization: env:{variable(customer)}\n" for customer in (*CUSTOMERS, STRANGER))
+    path.write_text("defaults:\n  authType: bearer\nprojects:\n" + "".join(rows))
+    return path
+
+
+def settings(jelou: str, api: str) -> dict[str, str]:
+    return {
+        "JELOU_BASE_URL": f"{jelou}/jelouapi/v1",
+        "JELOU_API_KEY": "demo-key",
+        "JELOU_ALLOW_PRIVATE_HOSTS": "true",
+        "PREFECT_API_URL": api,
+    }
+
+
+def command(arguments: list[str], environment: Mapping[str, str], *, expected: int) -> None:
+    """Run `jelou-rotation` as a person would."""
+    print(f"$ jelou-rotation {arguments[0]} {Path(arguments[1]).name}", flush=True)
+    code = subprocess.run([sys.executable, "-m", "flows", *arguments], env=environment, check=False).returncode
+    if code != expected:
+        sys.exit(f"demo: exit code {code}, expected {expected}")
+
+
+@contextmanager
+def prefect_server(home: str) -> Iterator[str]:
+    """A Prefect server of our own: other runs, other settings and other people's servers stay out of it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "PREFECT_HOME": home,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    }
+    serve = [sys.executable, "-m", "prefect", "server", "start"]
+    server = subprocess.Popen(serve, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api/health", server)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    sys.exit(f"demo: the Prefect server did not answer within {STARTS_WITHIN} s")
+
+
+def say(text: str) -> None:
+    print(f"\n--- {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
