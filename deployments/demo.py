@@ -42,7 +42,7 @@ def main() -> int:
             simulator.faults.clear()
         accepted = sum(asyncio.run(simulator.deliver(customer)) for customer in CUSTOMERS)
         say(f"Jelou now delivers with the new credentials: {accepted} of {len(CUSTOMERS)} receivers accept.")
-        print(f"{STRANGER} is not at Jelou, on purpose: the report says what to do, and retry.yaml beside it runs it again.")
+        print(f"{STRANGER} is not at Jelou, on purpose: the report says what to do, and its retry.yaml runs it again.")
     return 0 if accepted == len(CUSTOMERS) else 1
 
 

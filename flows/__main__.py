@@ -195,7 +195,7 @@ def _show(report: "Report") -> None:
     from tasks.runs import report_folder
 
     print(summary_text(report, width=shutil.get_terminal_size((120, 24)).columns))
-    print(f"The report is in {report_folder(Settings.load(), report.run)}")
+    print(f"{report.effort()} The report is in {report_folder(Settings.load(), report.run)}")
 
 
 def _schema(_options: argparse.Namespace) -> int:

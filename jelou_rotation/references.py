@@ -22,10 +22,12 @@ from jelou_rotation.errors import Fault, UnresolvedReferences
 EXPECTED = "expected env:NAME, file:PATH or block:TYPE/NAME"
 
 _FORMS = {
-    "env": re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
-    "file": re.compile(r"[^\x00-\x1f\x7f]+"),
-    "block": re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*"),
+    "env": r"[A-Za-z_][A-Za-z0-9_]*",
+    "file": r"[^\u0000-\u001f\u007f]+",
+    "block": r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*",
 }
+# Also what the manifest's JSON Schema says, hence a form that JavaScript reads the same way.
+PATTERN = f"^({'|'.join(f'{scheme}:{form}' for scheme, form in _FORMS.items())})$"
 
 # Where container runtimes mount secrets; they choose the permissions, and only the container sees the files.
 _MOUNTED_SECRETS = (Path("/run/secrets"), Path("/var/run/secrets"))
@@ -48,8 +50,7 @@ class Reference:
     def parse(cls, text: str) -> Self:
         """Raises ValueError with what was expected, never with the text: it may be a credential typed by mistake."""
         scheme, _, target = text.partition(":")
-        form = _FORMS.get(scheme)
-        if form is None or not form.fullmatch(target):
+        if not re.fullmatch(_FORMS.get(scheme, "(?!)"), target):
             raise ValueError(EXPECTED)
         return cls(scheme, target)
 

@@ -90,6 +90,10 @@ class Report:
         subject = f"{total} is" if len(self.results) == 1 else f"All {total} are"
         return f"{subject} as wanted: {tally(by_outcome(self.results))}."
 
+    def effort(self) -> str:
+        """What the run took, in one sentence."""
+        return f"It took {_duration(self.run.seconds)} and {_requests(self)}."
+
     def as_json(self) -> dict[str, Any]:
         """The content of report.json."""
         return {
@@ -270,17 +274,20 @@ def _section(title: str, body: str) -> str:
 
 def _facts(report: Report) -> str:
     run = report.run
-    requests = ", ".join(f"{count:,} {name}" for name, count in report.requests.items())
     return table(
         ("Run", code(run.id)),
         [
             ("Started", f"{run.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"),
             ("Took", _duration(run.seconds)),
-            ("Requests", requests or "none"),
+            ("Requests", _requests(report)),
             ("Manifest SHA-256", code(run.manifest_sha256[:12])),
             ("Version", code(run.version)),
         ],
     )
+
+
+def _requests(report: Report) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in report.requests.items()) or "no requests"
 
 
 def _duration(seconds: float) -> str:

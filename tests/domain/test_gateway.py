@@ -258,8 +258,7 @@ async def test_a_pause_holds_back_every_request():
         gateway._pace = Pace()
         await gateway.get("prj_1")
 
-    assert [pytest.approx(seconds, rel=0.15, abs=0.15) for seconds in held] == [7, 0.5, 1]
-    assert min(held) >= 0.5
+    assert all(asked <= pause <= asked * 1.1 + 0.1 for asked, pause in zip([7, 0.5, 1], held, strict=True))
 
 
 @pytest.mark.parametrize("retry_after", ["3600", format_datetime(datetime.now(UTC) + timedelta(days=1))])

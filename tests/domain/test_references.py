@@ -34,7 +34,7 @@ def test_a_reference_reads_back_as_it_was_written(text):
     ["", "s3cret", "env:", "env:1A", "env:A B", "ENV:A", "file:", "file:a\nb", "block:secret", "block:Secret/x", "x:y"],
 )
 def test_what_is_no_reference_is_refused_without_repeating_it(text):
-    with pytest.raises(ValueError, match="^expected env:NAME, file:PATH or block:TYPE/NAME$"):
+    with pytest.raises(ValueError, match=r"^expected env:NAME, file:PATH or block:TYPE/NAME$"):
         Reference.parse(text)
 
 

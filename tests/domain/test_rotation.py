@@ -35,9 +35,13 @@ def credential(project_id="prj_1", **settings):
     return row(project_id, authType="bearer", authorization="env:TOKEN", **settings)
 
 
+def opened(*rows, plan_only=False):
+    return open_rotation(Settings.load(), rows, local_handlers(), plan_only=plan_only)
+
+
 async def run(*rows, plan_only=False, tries=6):
     """What a flow does, without Prefect: each step again while it may pass."""
-    async with open_rotation(Settings.load(), rows, local_handlers(), plan_only=plan_only) as rotation:
+    async with opened(*rows, plan_only=plan_only) as rotation:
         await again(rotation.plan, [each.project_id for each in rows], tries)
         if not plan_only:
             await again(rotation.apply, rotation.to_apply(), tries)
@@ -126,7 +130,9 @@ async def test_an_unknown_type_of_jelou_is_not_repeated(simulator):
     assert results["prj_1"].changes[0].before == "an unknown type"
 
 
-@pytest.mark.parametrize("kind", ["reset_before", "reset_after", "empty", "truncated", "html", "garbage", "status_zero"])
+@pytest.mark.parametrize(
+    "kind", ["reset_before", "reset_after", "empty", "truncated", "html", "garbage", "status_zero"]
+)
 @pytest.mark.parametrize("acts", [False, True])
 async def test_an_unclear_answer_is_settled_with_the_same_value(simulator, kind, acts):
     simulator.add_fault(Fault(kind=kind, acts=acts, method="PATCH", times=2))
@@ -174,7 +180,9 @@ async def test_a_row_that_jelou_never_acted_on_ends_failed(simulator):
 
 
 async def test_somebody_elses_write_while_we_were_in_doubt_is_drift_and_not_overwritten(simulator):
-    async with open_rotation(Settings.load(), [credential(webhookUrl=NEW)], local_handlers(), plan_only=False) as rotation:
+    async with open_rotation(
+        Settings.load(), [credential(webhookUrl=NEW)], local_handlers(), plan_only=False
+    ) as rotation:
         await rotation.plan(["prj_1"])
         simulator.add_fault(Fault(kind="reset_before", method="PATCH", times=1))
         with pytest.raises(Passing):
@@ -187,7 +195,9 @@ async def test_somebody_elses_write_while_we_were_in_doubt_is_drift_and_not_over
 
 
 async def test_somebody_elses_write_after_ours_is_drift(simulator):
-    async with open_rotation(Settings.load(), [credential(webhookUrl=NEW)], local_handlers(), plan_only=False) as rotation:
+    async with open_rotation(
+        Settings.load(), [credential(webhookUrl=NEW)], local_handlers(), plan_only=False
+    ) as rotation:
         await rotation.plan(["prj_1"])
         simulator.add_fault(Fault(kind="status", status=500, method="GET", times=1))
         with pytest.raises(Passing):
