@@ -335,7 +335,7 @@ def test_a_run_without_projects_has_no_bar_and_no_sections():
     text = markdown(a_report([], requests={}))
     assert "![" not in text
     assert "##" not in text
-    assert "| Requests | none |" in text
+    assert "| Requests | no requests |" in text
 
 
 @pytest.mark.parametrize("evidence", Evidence)
@@ -638,3 +638,7 @@ def test_the_rows_of_an_earlier_run_do_not_stay_behind(tmp_path):
     write(a_report([failing()]), tmp_path, [Row(project_id="p", auth_type="no_auth")])
     write(a_report(rows(Outcome.ROTATED, 1)), tmp_path, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.csv", "report.json", "report.md"]
+
+
+def test_the_effort_of_a_run_is_one_sentence():
+    assert a_report([]).effort() == "It took 2 minutes 6 seconds and 40 GET, 12 PATCH, 3 retries, 0 throttled."

@@ -5,8 +5,8 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -683,6 +683,11 @@ def test_a_receiver_may_accept_a_whole_header_value(api, simulator):
     assert answer.status_code == 200
 
 
+def test_an_empty_credential_does_not_open_a_receiver(api, simulator):
+    simulator.receivers["p1"].accepts = {""}
+    assert api.http.post(simulator.receiver_url("p1")).status_code == 401
+
+
 def test_a_receiver_that_does_not_exist_is_not_found(api, simulator):
     assert api.http.post(simulator.receiver_url("nobody")).status_code == 404
 
@@ -697,7 +702,8 @@ def test_an_event_is_signed_over_its_exact_bytes_with_the_secret_as_text():
 class Webhook(asyncio.Protocol):
     """A customer's server of another make: keeps what arrives."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
         self.arrived = b""
 
     def connection_made(self, transport) -> None:
@@ -706,22 +712,37 @@ class Webhook(asyncio.Protocol):
     def data_received(self, data) -> None:
         self.arrived += data
         if self.arrived.endswith(b"}}}"):
-            self.transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            self.transport.write(self.answer)
             self.transport.close()
 
 
-async def test_a_delivery_carries_the_signature_and_the_credential_to_any_webhook():
-    webhook = Webhook()
+@asynccontextmanager
+async def webhook_answering(answer: bytes) -> AsyncIterator[tuple[Webhook, str]]:
+    webhook = Webhook(answer)
     server = await asyncio.get_running_loop().create_server(lambda: webhook, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook?a=1"
+    async with server:
+        yield webhook, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook?a=1"
+
+
+async def test_a_delivery_carries_the_signature_and_the_credential_to_any_webhook():
     simulator = Simulator()
-    project = simulator.add_project("p1", url, "api_key", "s3cret")
-    assert await simulator.deliver("p1")
-    server.close()
+    async with webhook_answering(b"HTTP/1.1 204 No Content\r\n\r\n") as (webhook, url):
+        project = simulator.add_project("p1", url, "api_key", "s3cret")
+        assert await simulator.deliver("p1")
     head, _, body = webhook.arrived.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /hook?a=1 ")
     assert b"X-API-Key: s3cret" in head
     assert f"X-Jelou-Signature: {signature(body, project.signing_secret)}".encode() in head
+
+
+async def test_a_delivery_does_not_follow_a_redirect(api, simulator):
+    simulator.receivers["p1"].checks = False
+    target = simulator.receiver_url("p1")
+    answer = f"HTTP/1.1 307 Moved\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with webhook_answering(answer) as (_, url):
+        simulator.projects["p1"].webhook_url = url
+        assert not await simulator.deliver("p1")
+    assert simulator.receivers["p1"].deliveries == {}
 
 
 # Control over HTTP

@@ -1,6 +1,5 @@
 """One real Prefect server for the session, and a simulated Jelou for each test."""
 
-
 import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness

@@ -1,0 +1,59 @@
+"""The README may not fall behind the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.__main__ import build_parser
+from jelou_rotation.manifest import COLUMNS, load
+from jelou_rotation.outcomes import Evidence, Outcome
+from jelou_rotation.settings import Settings
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def shown(default):
+    if default is None:
+        return "unset"
+    return (
+        f"`{str(default).lower()}`"
+        if isinstance(default, bool)
+        else f"`{default:g}`"
+        if isinstance(default, float)
+        else f"`{default}`"
+    )
+
+
+def settings_rows():
+    return [
+        f"| `JELOU_{name.upper()}` | {shown(field.default)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+@pytest.mark.parametrize("row", settings_rows())
+def test_the_readme_lists_every_setting_with_its_default(row):
+    assert row in README
+
+
+def test_the_readme_lists_no_setting_that_is_gone():
+    known = {f"JELOU_{name.upper()}" for name in Settings.model_fields} | {"JELOU_SECRETS_DIR"}
+    assert set(re.findall(r"JELOU_[A-Z_]+", README)) == known
+
+
+@pytest.mark.parametrize("word", [*Outcome, *Evidence, *COLUMNS])
+def test_the_readme_explains_every_outcome_evidence_and_key(word):
+    assert re.search(rf"^\| `{word}` \|", README, re.MULTILINE)
+
+
+def test_every_command_is_documented():
+    (commands,) = (action for action in build_parser()._actions if action.choices)
+    for command in commands.choices:
+        assert f"jelou-rotation {command}" in README
+
+
+def test_the_readmes_manifests_load():
+    blocks = dict(re.findall(r"```(yaml|csv)\n(.*?)```", README, re.DOTALL))
+    assert len(load(blocks["yaml"]).rows) == 3
+    assert load(blocks["csv"]).rows == load(blocks["yaml"]).select(["acme-mx"]).rows
