@@ -18,7 +18,11 @@ from tasks.secret_blocks import read_secret_block
 
 @flow(name="rotate-credentials", flow_run_name=name_run, persist_result=False)
 @refusals_in_words
-async def rotate_credentials(manifest: str, mode: Mode = Mode.PLAN, only: list[str] | None = None) -> State[Any]:
+async def rotate_credentials(
+    manifest: str,
+    mode: Mode = Mode.PLAN,
+    only: list[str] = [],  # noqa: B006 - not None: the form would hide the list behind a tab; nobody changes it
+) -> State[Any]:
     """
     Bring each project's integration in line with the manifest, rotate its credential and verify the result.
 
@@ -30,7 +34,7 @@ async def rotate_credentials(manifest: str, mode: Mode = Mode.PLAN, only: list[s
     """
     settings = Settings.load()
     source = await asyncio.to_thread(load, manifest, allow_private_hosts=settings.allow_private_hosts)
-    chosen = source.select(only or [])
+    chosen = source.select(only)
     handlers = local_handlers(allow_readable_files=settings.allow_readable_files) | {"block": read_secret_block}
     async with open_rotation(settings, chosen.rows, handlers, plan_only=mode is Mode.PLAN) as rotation:
         try:

@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 INDEX = """\
 A simulator of Jelou's external-support API. It is not Jelou: its defaults are choices, not knowledge.
 
-The API, under /jelouapi/v1 and /platform/v1 (x-api-key: demo-key):
+The API, under /jelouapi/v1 and /platform/v1 (by default x-api-key: demo-key):
   POST GET PATCH DELETE  /external-support/{projectId}
   POST                   /external-support/{projectId}/secret/regenerate
 
