@@ -49,7 +49,7 @@ _LEGEND_COLUMNS = 4
 _LEGEND_LINE = 24
 
 _ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"} | {mark: f"\\{mark}" for mark in "\\`*_[]#~$"}
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: f"\\{mark}" for mark in "\\`*_[]#~$|"}
 )
 _ENDS_CODE = frozenset("`|<>")
 
