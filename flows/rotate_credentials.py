@@ -10,6 +10,7 @@ from jelou_rotation.manifest import load
 from jelou_rotation.references import local_handlers
 from jelou_rotation.rotation import open_rotation
 from jelou_rotation.settings import Settings
+from tasks.cancellation import left_at_sigterm
 from tasks.progress import shown_progress
 from tasks.projects import in_batches, plan_projects, rotate_projects
 from tasks.runs import Mode, last_state, name_run, publish_report, refusals_in_words
@@ -38,11 +39,11 @@ async def rotate_credentials(
     handlers = local_handlers(allow_readable_files=settings.allow_readable_files) | {"block": read_secret_block}
     async with open_rotation(settings, chosen.rows, handlers, plan_only=mode is Mode.PLAN) as rotation:
         try:
-            async with shown_progress(rotation):
+            async with left_at_sigterm(), shown_progress(rotation):
                 await in_batches(plan_projects, rotation, [row.project_id for row in chosen.rows])
                 if mode is Mode.ROTATE:
                     await in_batches(rotate_projects, rotation, rotation.to_apply())
         finally:
             # Also when the run is cancelled or breaks: what was done by then must be known.
             report = await publish_report(rotation, chosen, mode, settings)
-    return last_state(report)
+    return await last_state(report)

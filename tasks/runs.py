@@ -11,7 +11,7 @@ from prefect import runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from jelou_rotation import __version__
 from jelou_rotation.errors import RefusedInput, RowsNeedAttention
@@ -19,6 +19,7 @@ from jelou_rotation.manifest import Manifest, display_name
 from jelou_rotation.report import Report, RunInfo, markdown, write
 from jelou_rotation.rotation import Rotation
 from jelou_rotation.settings import Settings
+from tasks.cancellation import is_being_cancelled
 
 REPORT_KEY = "jelou-rotation-report"
 ROWS_KEY = "jelou-rotation-rows"
@@ -77,8 +78,10 @@ async def publish_report(rotation: Rotation, manifest: Manifest, mode: Mode, set
     return report
 
 
-def last_state(report: Report) -> State[Any]:
+async def last_state(report: Report) -> State[Any]:
     """Completed with the report when every row is as wanted, else Failed; the message says it in words."""
+    if await is_being_cancelled():
+        return Cancelled(message=report.headline(), data=RowsNeedAttention(report))
     if report.needs_attention:
         return Failed(message=report.headline(), data=RowsNeedAttention(report))
     return Completed(message=report.headline(), data=report)

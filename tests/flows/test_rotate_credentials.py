@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 
 import pytest
 from prefect.artifacts import Artifact
@@ -170,3 +172,19 @@ async def test_the_gateways_own_key_may_be_in_a_block(simulator, projects, monke
     monkeypatch.setenv("JELOU_API_KEY", "block:secret/jelou-key")
 
     assert (await run()).is_completed()
+
+
+async def test_a_run_told_to_end_stops_writing_and_reports_what_was_done(simulator, projects, tmp_path):
+    async def tell_at_the_first_patch():
+        while not simulator.requests_by_method["PATCH"]:  # noqa: ASYNC110 - the simulator runs in another thread
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    simulator.add_fault(Fault(kind="delay", delay_seconds=600, method="PATCH"))
+    async with asyncio.timeout(20):
+        state, _ = await asyncio.gather(run(), tell_at_the_first_patch())
+
+    assert state.is_failed()
+    assert state.message.startswith("3 of 3 projects need attention")
+    assert list(tmp_path.glob("reports/*/report.json"))
+    assert {project.authorization for project in projects.values()} == {"old"}
