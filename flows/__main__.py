@@ -2,17 +2,19 @@
 
 import argparse
 import asyncio
+import getpass
 import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jelou_rotation import __version__
 from jelou_rotation.errors import Fault, RefusedInput, RowsNeedAttention, SettingsError
 
 if TYPE_CHECKING:
+    from jelou_rotation.records import Store
     from jelou_rotation.report import Report
     from jelou_rotation.simulator import Simulator, Switches
 
@@ -75,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _parser(argparse.ArgumentParser, prog="jelou-rotation", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_run(commands, "plan", "show what would change, write nothing")
-    _add_run(commands, "rotate", "bring the projects in line, rotate and verify their credentials")
+    _add_plan_and_rotate(commands)
+    _add_records(commands)
     schema = _parser(commands.add_parser, "schema", help="print the manifest's JSON Schema, for editors")
     schema.set_defaults(command=_schema)
     _add_simulate(commands)
@@ -90,8 +92,23 @@ def _parser(make: Any, *names: str, **texts: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(commands: Any, mode: str, purpose: str) -> None:
-    parser = _parser(commands.add_parser, mode, help=purpose, description=f"{purpose.capitalize()}.", epilog=RUN_EPILOG)
+def _add_plan_and_rotate(commands: Any) -> None:
+    for mode, purpose in (
+        ("plan", "show what would change, write nothing"),
+        ("rotate", "bring the projects in line, rotate and verify their credentials"),
+    ):
+        parser = _add_run(commands, mode, purpose)
+        parser.add_argument("--leaked", action="store_true", help="rotate now, due or not, and keep no overlap")
+        for option, meaning in (
+            ("--overwrite-drift", "write over what somebody else changed in this project; may be repeated"),
+            ("--end-overlap", "rotate this project in the middle of an open overlap; may be repeated"),
+        ):
+            parser.add_argument(option, metavar="PROJECT", action="append", default=[], help=meaning)
+        parser.set_defaults(command=_rotate, mode=mode)
+
+
+def _add_run(commands: Any, name: str, purpose: str) -> argparse.ArgumentParser:
+    parser = _parser(commands.add_parser, name, help=purpose, description=f"{purpose.capitalize()}.", epilog=RUN_EPILOG)
     parser.add_argument("manifest", metavar="MANIFEST", help="the projects and their settings")
     parser.add_argument(
         "--only",
@@ -101,7 +118,29 @@ def _add_run(commands: Any, mode: str, purpose: str) -> None:
         help="work on this projectId, or on tag:NAME; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print report.json instead of the summary")
-    parser.set_defaults(command=_run, mode=mode)
+    return parser
+
+
+def _add_records(commands: Any) -> None:
+    close = _add_run(commands, "close-overlaps", "retire the former credentials whose overlap is over")
+    close.set_defaults(command=_close_overlaps)
+    show = _nested(commands, "credential", "what the record store knows of one project").add_parser(
+        "show", help="print the credentials the receiver should accept"
+    )
+    show.add_argument("project", metavar="PROJECT", help="a projectId")
+    show.add_argument("--pipe", action="store_true", help="print them although standard output is no terminal")
+    show.set_defaults(command=_show_credential)
+    unpark = commands.add_parser("unpark", help="let projects take part again that failed too often in a row")
+    unpark.add_argument("projects", metavar="PROJECT", nargs="+", help="a projectId")
+    unpark.set_defaults(command=_unpark)
+    store = _nested(commands, "store", "the record store and its key")
+    store.add_parser("key", help="print a new key for JELOU_STORE_KEY").set_defaults(command=_new_key)
+    rekey = store.add_parser("rekey", help="encrypt every record anew with the first key of JELOU_STORE_KEY")
+    rekey.set_defaults(command=_rekey)
+
+
+def _nested(commands: Any, name: str, purpose: str) -> Any:
+    return _parser(commands.add_parser, name, help=purpose).add_subparsers(metavar="COMMAND", required=True)
 
 
 def _add_simulate(commands: Any) -> None:
@@ -127,11 +166,38 @@ def _add_simulate(commands: Any) -> None:
     parser.set_defaults(command=_simulate)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _rotate(options: argparse.Namespace) -> int:
+    def start(manifest: str) -> Any:
+        from flows.rotate_credentials import rotate_credentials
+        from tasks.runs import Mode
+
+        return rotate_credentials(
+            manifest,
+            Mode(options.mode),
+            options.only,
+            options.leaked,
+            options.overwrite_drift,
+            options.end_overlap,
+            return_state=True,
+        )
+
+    return _run(options, start)
+
+
+def _close_overlaps(options: argparse.Namespace) -> int:
+    def start(manifest: str) -> Any:
+        from flows.close_overlaps import close_overlaps
+
+        return close_overlaps(manifest, options.only, return_state=True)
+
+    return _run(options, start)
+
+
+def _run(options: argparse.Namespace, start: Callable[[str], Any]) -> int:
     source = sys.stdin.read() + "\n" if options.manifest == "-" else options.manifest
     _refuse_early(source, options.only)
     _quieten_prefect()
-    report = asyncio.run(_run_flow(source, options.mode, options.only))
+    report = asyncio.run(_report_of(start, source))
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
@@ -153,14 +219,12 @@ def _refuse_early(manifest: str, only: Sequence[str]) -> None:
         asyncio.run(resolve(wanted, local_handlers(allow_readable_files=settings.allow_readable_files)))
 
 
-async def _run_flow(manifest: str, mode: str, only: Sequence[str]) -> "Report":
-    from flows.rotate_credentials import rotate_credentials
+async def _report_of(start: Callable[[str], Any], manifest: str) -> "Report":
     from jelou_rotation.report import Report
-    from tasks.runs import Mode
 
     await _require_prefect()
-    running: Any = rotate_credentials(manifest, Mode(mode), list(only), return_state=True)
-    result = await (await running).aresult(raise_on_failure=False)
+    state = await start(manifest)
+    result = await state.aresult(raise_on_failure=False)
     if isinstance(result, RowsNeedAttention):
         return result.report
     if isinstance(result, Report):
@@ -196,6 +260,70 @@ def _show(report: "Report") -> None:
 
     print(summary_text(report, width=shutil.get_terminal_size((120, 24)).columns))
     print(f"{report.effort()} The report is in {report_folder(Settings.load(), report.run)}")
+
+
+def _new_key(_options: argparse.Namespace) -> int:
+    from jelou_rotation.records import new_key
+
+    print(new_key())
+    return 0
+
+
+def _rekey(_options: argparse.Namespace) -> int:
+    async def work(store: "Store") -> int:
+        count = await store.rekey()
+        print(f"{count:,} records are encrypted with the first key now; the others may be dropped.")
+        return 0
+
+    return _with_store(work)
+
+
+def _unpark(options: argparse.Namespace) -> int:
+    async def work(store: "Store") -> int:
+        for project_id in options.projects:
+            await store.unpark(project_id, getpass.getuser())
+        return 0
+
+    return _with_store(work)
+
+
+def _show_credential(options: argparse.Namespace) -> int:
+    if not options.pipe and not sys.stdout.isatty():
+        message = "standard output is no terminal, and what is printed are credentials: say --pipe if that is meant"
+        raise SettingsError([Fault("credential show", message)])
+
+    async def work(store: "Store") -> int:
+        from jelou_rotation.life import document
+
+        record = (await store.read([options.project])).get(options.project)
+        if record is None:
+            print(f"jelou-rotation: no record of {options.project!r}.", file=sys.stderr)
+            return 1
+        print(json.dumps(json.loads(document(record)), indent=2))
+        return 0
+
+    return _with_store(work)
+
+
+def _with_store(work: "Callable[[Store], Awaitable[int]]") -> int:
+    from jelou_rotation.references import local_handlers
+    from jelou_rotation.rotation import open_store
+    from jelou_rotation.settings import StoreSettings
+
+    async def run() -> int:
+        settings = StoreSettings.load()
+        handlers = local_handlers(allow_readable_files=settings.allow_readable_files)
+        async with open_store(settings, handlers | {"block": _read_block}) as store:
+            return await work(store)
+
+    return asyncio.run(run())
+
+
+async def _read_block(target: str) -> str:
+    _quieten_prefect()
+    from tasks.secret_blocks import read_secret_block
+
+    return await read_secret_block(target)
 
 
 def _schema(_options: argparse.Namespace) -> int:

@@ -6,15 +6,13 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from jelou_rotation.life import Orders
 from jelou_rotation.manifest import load
-from jelou_rotation.references import local_handlers
-from jelou_rotation.rotation import open_rotation
 from jelou_rotation.settings import Settings
 from tasks.cancellation import left_at_sigterm
 from tasks.progress import shown_progress
 from tasks.projects import in_batches, plan_projects, rotate_projects
-from tasks.runs import Mode, last_state, name_run, publish_report, refusals_in_words
-from tasks.secret_blocks import read_secret_block
+from tasks.runs import Mode, last_state, name_run, open_run, publish_report, refusals_in_words
 
 
 @flow(name="rotate-credentials", flow_run_name=name_run, persist_result=False)
@@ -23,6 +21,9 @@ async def rotate_credentials(
     manifest: str,
     mode: Mode = Mode.PLAN,
     only: list[str] = [],  # noqa: B006 - not None: the form would hide the list behind a tab; nobody changes it
+    leaked: bool = False,
+    overwrite_drift: list[str] = [],  # noqa: B006 - as above
+    end_overlap: list[str] = [],  # noqa: B006 - as above
 ) -> State[Any]:
     """
     Bring each project's integration in line with the manifest, rotate its credential and verify the result.
@@ -31,13 +32,16 @@ async def rotate_credentials(
         manifest: Where the manifest is: a path on the worker, a URL (https, s3, gs, ...), or its text pasted here.
         mode: plan shows what would change and writes nothing; rotate does it.
         only: Projects to work on, each a projectId or tag:NAME. Empty: the whole manifest.
+        leaked: The credentials are known to others: rotate now, due or not, and keep no overlap.
+        overwrite_drift: Projects that may be written over somebody else's change, each a projectId.
+        end_overlap: Projects that may be rotated again in the middle of an open overlap, each a projectId.
 
     """
     settings = Settings.load()
     source = await asyncio.to_thread(load, manifest, allow_private_hosts=settings.allow_private_hosts)
     chosen = source.select(only)
-    handlers = local_handlers(allow_readable_files=settings.allow_readable_files) | {"block": read_secret_block}
-    async with open_rotation(settings, chosen.rows, handlers, plan_only=mode is Mode.PLAN) as rotation:
+    orders = Orders(leaked, frozenset(overwrite_drift), frozenset(end_overlap))
+    async with open_run(settings, chosen.rows, plan_only=mode is Mode.PLAN, orders=orders) as rotation:
         try:
             async with left_at_sigterm(), shown_progress(rotation):
                 await in_batches(plan_projects, rotation, [row.project_id for row in chosen.rows])

@@ -6,9 +6,11 @@ Everything that can go wrong, grouped by what the caller can do about it.
     + SettingsError
     + ManifestError
     + UnresolvedReferences
+    + StoreError         the record store cannot be opened, or the key does not fit it
   x RowsNeedAttention    the run finished and some rows are not as wanted: its report says which
-  x GatewayError         one request to Jelou did not do what was asked
-    + Passing            may succeed when the same request is sent again
+  x RowTrouble           one row did not get where it should
+    + Passing            may succeed when the same is tried again
+      - Held             another run works on this project
       - Unreachable      no connection was made: nothing was sent
       - Throttled        429: not acted on
       - ServerTrouble    5xx: may have been acted on
@@ -19,8 +21,17 @@ Everything that can go wrong, grouped by what the caller can do about it.
     + AccessDenied       403: this key may not touch this project
       - KeyRefused       401: the key itself is refused, for every project that uses it
     + NotFound           404: no integration for this project
-    + Drifted            somebody else changed the integration meanwhile
     + Unexpected         a redirect, or a status the contract does not know
+    + Drifted            somebody else changed the integration meanwhile
+    + Blocked            something must happen first, and nothing was sent
+    + ReceiverRefused    the receiver refuses what Jelou was given
+    + OldStillAccepted   the overlap is over and the former credential is not proven dead
+    + RecordError        the record did not become what was asked, and is as it was
+      - LeaseLost        somebody else works on this project now, or the time ran out: leave it alone
+      - IllegalTransition  not allowed at the step the record is at: read it again
+      - Reused           the value belongs to another project
+      - Unreadable       what is stored does not decrypt: it was altered, moved, or sealed with another key
+      - StoreUnavailable the store failed in the middle: what was asked may or may not be durable, so read again
 
 The class is the decision: nothing matches on text. No message holds a header or a body value that was sent,
 nor any text a server answered with, because a validator may echo what it was given.
@@ -100,18 +111,22 @@ class UnresolvedReferences(FaultsError):
     subject = "references"
 
 
-class GatewayError(JelouRotationError):
+class StoreError(RefusedInput):
+    """The record store cannot be used: its address, its key, or the rights to write it."""
+
+
+class RowTrouble(JelouRotationError):
     """
-    One request did not do what was asked.
+    One row did not get where it should.
 
     `may_have_acted` tells whether Jelou may have done it all the same; `advice` tells a person what to do.
     """
 
     may_have_acted: ClassVar[bool] = False
-    advice: ClassVar[str] = "Look at the message, then run the row again."
+    advice: str = "Look at the message, then run the row again."
 
 
-class Passing(GatewayError):
+class Passing(RowTrouble):
     """
     May succeed when the same request is sent again.
 
@@ -123,6 +138,12 @@ class Passing(GatewayError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Held(Passing):
+    """Another run works on this project."""
+
+    advice = "Wait for the other run; a run that died gives its projects free within half a minute."
 
 
 class Unreachable(Passing):
@@ -166,13 +187,13 @@ class NotYetVisible(Passing):
     advice = "Run the row again in a few minutes; if GET still shows the former state, ask Jelou's support."
 
 
-class InvalidRequest(GatewayError):
+class InvalidRequest(RowTrouble):
     """Jelou refuses the values of this row."""
 
     advice = "Correct the row in the manifest (the fields named), then run it again."
 
 
-class AccessDenied(GatewayError):
+class AccessDenied(RowTrouble):
     """This key may not touch this project."""
 
     advice = "Give the row an apiKey that belongs to this project, or ask for the rights."
@@ -184,19 +205,68 @@ class KeyRefused(AccessDenied):
     advice = "Check JELOU_API_KEY (or the row's apiKey): it is wrong, was deleted, or belongs to the other scheme."
 
 
-class NotFound(GatewayError):
+class NotFound(RowTrouble):
     """Jelou knows no integration for this project."""
 
     advice = "Check the projectId; if it is right, the integration must be created first."
 
 
-class Drifted(GatewayError):
+class Drifted(RowTrouble):
     """Somebody else changed the integration after it was planned."""
 
     advice = "Find out who changed it, bring the manifest in line, then plan again."
 
 
-class Unexpected(GatewayError):
+class Blocked(RowTrouble):
+    """Something must happen first, which `advice` names; nothing was sent."""
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+class ReceiverRefused(RowTrouble):
+    """The receiver refuses what Jelou was given."""
+
+    advice = (
+        "Make the receiver accept the credential (jelou-rotation credential show PROJECT), then run the row again."
+        " Until then deliveries may be lost, unless the message says that the former one was put back."
+    )
+
+
+class OldStillAccepted(RowTrouble):
+    """The overlap is over and the receiver is not proven to refuse the former credential."""
+
+    advice = "Make the receiver forget the former credential; the next run of close-overlaps looks again."
+
+
+class Unexpected(RowTrouble):
     """An answer the contract does not know."""
 
     advice = "Check JELOU_BASE_URL: a redirect or an unknown status usually means another address."
+
+
+class RecordError(RowTrouble):
+    """One record did not become what was asked."""
+
+    advice = "Run the row again: it goes on from what the record says."
+
+
+class LeaseLost(RecordError):
+    """The lease ran out or somebody else has it now: whatever is known about this project may be old."""
+
+
+class IllegalTransition(RecordError):
+    """Not allowed at the step the record is at."""
+
+
+class Reused(RecordError):
+    """The value belongs, or belonged lately, to another project."""
+
+
+class Unreadable(RecordError):
+    """What is stored does not decrypt as this project's."""
+
+
+class StoreUnavailable(RecordError):
+    """The store failed in the middle; what was asked may or may not be durable."""

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import quote
 
+import aiohttp
 import httpx
 from httpx_aiohttp import HttpxAiohttpClient
 from pydantic import SecretStr
@@ -18,12 +19,12 @@ from jelou_rotation import __version__
 from jelou_rotation.errors import (
     AccessDenied,
     Contradicted,
-    GatewayError,
     InvalidRequest,
     KeyRefused,
     NoAnswer,
     NotFound,
     Passing,
+    RowTrouble,
     ServerTrouble,
     Throttled,
     Unexpected,
@@ -33,7 +34,7 @@ from jelou_rotation.pacing import Pace
 
 USER_AGENT = f"jelou-rotation/{__version__}"
 
-_BY_STATUS: dict[int, type[GatewayError]] = {
+_BY_STATUS: dict[int, type[RowTrouble]] = {
     400: InvalidRequest,
     401: KeyRefused,
     403: AccessDenied,
@@ -114,12 +115,37 @@ class ClientPair:
 Caller = ApiKey | ClientPair
 
 
+class _Wordless(httpx.AsyncBaseTransport):
+    """Drops the reason phrase of each answer: httpx logs it, and a server may write there what it was sent."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        response.extensions.pop("reason_phrase", None)
+        return response
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+class _Client(HttpxAiohttpClient):
+    """Wraps every transport, also those to proxies, which a `transport=` argument would switch off."""
+
+    def _init_transport(self, *args: Any, **options: Any) -> httpx.AsyncBaseTransport:
+        return _Wordless(super()._init_transport(*args, **options))
+
+    def _init_proxy_transport(self, *args: Any, **options: Any) -> httpx.AsyncBaseTransport:
+        return _Wordless(super()._init_proxy_transport(*args, **options))
+
+
 class Gateway:
     """
     Jelou's gateway for one run: `async with Gateway(...) as gateway`.
 
     A request asked to pause (429, or 5xx with Retry-After) waits and is sent again here, because throttling is
-    pacing, not failing; every other trouble is raised as a GatewayError for the caller to decide on.
+    pacing, not failing; every other trouble is raised as a RowTrouble for the caller to decide on.
 
     `base_url` includes the version prefix. `timeout_seconds` bounds each connect and each read.
     `transport` replaces the network, for tests. `counts` holds the requests sent by method and the `pauses` taken;
@@ -139,7 +165,7 @@ class Gateway:
         self._base_url = base_url.rstrip("/")
         self._caller = caller
         self._pace = pace or Pace()
-        self._client = HttpxAiohttpClient(
+        self._client = _Client(
             transport=transport,
             timeout=timeout_seconds,
             limits=httpx.Limits(max_connections=concurrency, keepalive_expiry=30),
@@ -156,11 +182,11 @@ class Gateway:
         await self._client.aclose()
 
     async def get(self, project_id: str, caller: Caller | None = None) -> Integration:
-        """Read one integration. Raises GatewayError."""
+        """Read one integration. Raises RowTrouble."""
         return await self._request("GET", project_id, caller)
 
     async def patch(self, project_id: str, fields: Mapping[str, str], caller: Caller | None = None) -> Integration:
-        """Send exactly these fields. Raises GatewayError; `may_have_acted` tells whether to look before worrying."""
+        """Send exactly these fields. Raises RowTrouble; `may_have_acted` tells whether to look before worrying."""
         return await self._request("PATCH", project_id, caller, json.dumps(dict(fields)).encode())
 
     async def _request(
@@ -185,13 +211,17 @@ class Gateway:
         try:
             async with self._client.stream(method, url, headers=headers, content=content) as response:
                 return _understand(method, response, await _read(response))
-        except GatewayError:
+        except RowTrouble:
             raise
-        except httpx.ConnectError:
-            raise Unreachable(f"no connection to Jelou for {method}") from None
         except Exception as error:  # noqa: BLE001 - whatever broke, the request may have left; the text may hold it
-            # httpx-aiohttp calls a dropped connection ConnectTimeout, so only ConnectError means that nothing was sent.
-            raise NoAnswer(f"no readable answer from Jelou to {method} ({type(error).__name__})") from None
+            raise _no_answer(method, error) from None
+
+
+def _no_answer(method: str, error: Exception) -> Passing:
+    # httpx-aiohttp has one class for a connection refused and one dropped; aiohttp's own tells them apart.
+    if isinstance(error, httpx.ConnectError) or isinstance(error.__cause__, aiohttp.ClientConnectorError):
+        return Unreachable(f"no connection to Jelou for {method}")
+    return NoAnswer(f"no readable answer from Jelou to {method} ({type(error).__name__})")
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -215,7 +245,7 @@ def _understand(method: str, response: httpx.Response, raw: bytes) -> Integratio
     return Integration.parse(body)
 
 
-def _error(method: str, status: int, body: Mapping[str, Any] | None, retry_after: float | None) -> GatewayError:
+def _error(method: str, status: int, body: Mapping[str, Any] | None, retry_after: float | None) -> RowTrouble:
     kind = _BY_STATUS.get(status, ServerTrouble if status >= 500 else Unexpected)
     message = f"Jelou answered {status} to {method}{_details(body or {})}"
     return kind(message, retry_after) if issubclass(kind, Passing) else kind(message)

@@ -4,224 +4,28 @@ import codecs
 import difflib
 import hashlib
 import io
-import ipaddress
+import logging
 import re
-import socket
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path, PurePath
-from typing import IO, Annotated, Any, Self
-from urllib.parse import SplitResult, urlsplit
+from typing import IO, Any, Self
 
 import fsspec  # type: ignore[import-untyped]  # fsspec ships no types
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-)
+from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from jelou_rotation import manifest_csv, manifest_yaml
 from jelou_rotation.errors import Fault, ManifestError
 from jelou_rotation.manifest_yaml import Entry, Place
-from jelou_rotation.references import PATTERN, Reference
+from jelou_rotation.row import Row
 
 MAX_BYTES = 32 * 1024 * 1024
 PASTED = "pasted text"
 _MOST_FAULTS = 50
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_FILE_NAME = re.compile(r"[\w.-]+\.(csv|tsv|ya?ml|json)", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
-_TAG_BREAK = re.compile(r"[\s,;]+")
-_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
-
-
-class AuthType(StrEnum):
-    """How Jelou authenticates at the webhook: with what is in `authorization`, or with nothing at all."""
-
-    BEARER = "bearer"
-    API_KEY = "api_key"
-    BASIC = "basic"
-    NO_AUTH = "no_auth"
-
-
-def _plain(value: Any) -> Any:
-    """A text without the blanks around it; what an editor would not show is refused."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip(manifest_csv.BLANK)
-    if found := _CONTROL.search(text):
-        raise ValueError(f"control character U+{ord(found[0]):04X}")
-    return text
-
-
-def _project_id(text: str) -> str:
-    """It becomes one segment of a URL path."""
-    if not text:
-        raise ValueError("no projectId")
-    if text in {".", ".."} or not text.strip("/"):
-        raise ValueError("cannot be used in a URL path")
-    if len(text) > 200:
-        raise ValueError("longer than 200 characters")
-    return text
-
-
-def _reference(value: Any) -> Reference:
-    return value if isinstance(value, Reference) else Reference.parse(_plain(str(value)))
-
-
-def _tags(value: Any) -> Any:
-    return [tag for tag in _TAG_BREAK.split(value) if tag] if isinstance(value, str) else value
-
-
-def _tag(text: str) -> str:
-    if not text or _TAG_BREAK.search(text):
-        raise ValueError("a tag is one word without commas or semicolons")
-    return text
-
-
-def _once(tags: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(tags))
-
-
-def _webhook_url(url: str, info: ValidationInfo) -> str:
-    """Judged as written: no name is ever resolved."""
-    if re.search(r"[\s\\]", url):
-        raise ValueError("a URL holds no spaces or backslashes")
-    parts = _split(url)
-    if parts is None:
-        raise ValueError("the host or port of the URL cannot be read")
-    allows_private = bool(info.context and info.context.get("allow_private_hosts"))
-    is_private = _is_private(parts.hostname or "")
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_private and allows_private):
-        raise ValueError("expected an https:// URL")
-    if not parts.hostname:
-        raise ValueError("the URL has no host")
-    if "@" in parts.netloc:
-        raise ValueError("a user or password does not belong in a URL: use authorization")
-    if "#" in url:
-        raise ValueError("a webhook URL has no fragment (#)")
-    if is_private and not allows_private:
-        raise ValueError("the host is not public (for trials: JELOU_ALLOW_PRIVATE_HOSTS)")
-    return url
-
-
-def _split(url: str) -> SplitResult | None:
-    """None when the host or the port makes no sense; urllib's own messages would quote them."""
-    try:
-        parts = urlsplit(url)
-        host, port = _host_name(parts.hostname or ""), parts.port
-    except ValueError:
-        return None
-    is_host = not host or _HOST_NAME.fullmatch(host) or (":" in host and _address(host))
-    return parts if is_host and port != 0 else None
-
-
-def _host_name(host: str) -> str:
-    """As a resolver would read it: full-width letters are letters, and a dot at the end changes nothing."""
-    return unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower().removesuffix(".")
-
-
-def _is_private(host: str) -> bool:
-    name = _host_name(host)
-    if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
-        return True
-    address = _address(name)
-    return address is not None and (not address.is_global or address.is_multicast or address.is_reserved)
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An IP address in any spelling a resolver takes, such as 127.1 or 0x7f000001; None for a real name."""
-    try:
-        if ":" not in name:
-            return ipaddress.IPv4Address(socket.inet_aton(name))
-        address = ipaddress.IPv6Address(name)
-    except (OSError, ValueError):
-        return None
-    return address.ipv4_mapped or address.sixtofour or address
-
-
-ReferenceText = Annotated[
-    Reference,
-    PlainValidator(_reference),
-    PlainSerializer(str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": PATTERN}),
-]
-
-
-class Row(BaseModel):
-    """One project: the settings its integration shall have, with the API's own names on the wire."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        field_title_generator=lambda name, _: to_camel(name),
-    )
-
-    project_id: Annotated[
-        str,
-        AfterValidator(_plain),
-        AfterValidator(_project_id),
-        # An editor takes an unquoted 4711 for a number; here it stays the text it is.
-        WithJsonSchema({"type": ["string", "number"]}),
-    ] = Field(description="The project, as it stands in the address of Jelou's API.")
-    webhook_url: Annotated[str, AfterValidator(_plain), AfterValidator(_webhook_url)] | None = Field(
-        default=None,
-        description="Where Jelou delivers events: a public https:// URL without user, password or fragment.",
-        json_schema_extra={"format": "uri", "pattern": "^https://"},
-    )
-    auth_type: Annotated[AuthType, BeforeValidator(_plain)] | None = Field(
-        default=None,
-        description="How Jelou authenticates at the webhook. All but no_auth need an authorization.",
-    )
-    authorization: ReferenceText | None = Field(
-        default=None,
-        validate_default=True,
-        description="Where the credential Jelou presents is found: env:NAME, file:PATH or block:TYPE/NAME."
-        " Never the credential itself.",
-    )
-    api_key: ReferenceText | None = Field(
-        default=None,
-        description="Where the Jelou API key for this project alone is found, when it differs from the one"
-        " in the settings: env:NAME, file:PATH or block:TYPE/NAME.",
-    )
-    tags: Annotated[
-        tuple[Annotated[str, AfterValidator(_plain), AfterValidator(_tag)], ...],
-        BeforeValidator(_tags),
-        AfterValidator(_once),
-    ] = Field(default=(), description="Words to select rows by, as in tag:pilot.")
-
-    @field_validator("authorization")
-    @classmethod
-    def _fits_the_auth_type(cls, value: Reference | None, info: ValidationInfo) -> Reference | None:
-        """Here and not on the whole row, so that a fault in another field does not hide this one."""
-        if "auth_type" not in info.data:
-            return value
-        auth_type = info.data["auth_type"]
-        if auth_type is None and value is None and info.data.get("webhook_url", "") is None:
-            raise PydanticCustomError("row", "changes nothing: give it a webhookUrl or an authType")
-        if auth_type is None and value is not None:
-            # What Jelou does with a new credential under a stored authType is not documented.
-            raise ValueError("needs an authType beside it")
-        if auth_type is AuthType.NO_AUTH and value is not None:
-            raise ValueError("authType no_auth takes no authorization")
-        if auth_type not in {None, AuthType.NO_AUTH} and value is None:
-            raise ValueError(f"authType {auth_type} needs an authorization")
-        return value
 
 
 COLUMNS = tuple(to_camel(name) for name in Row.model_fields)
@@ -294,6 +98,9 @@ def json_schema() -> dict[str, Any]:
 def _fetch(source: str) -> tuple[str, bytes]:
     """The name people see, and the bytes."""
     name = display_name(source)
+    if "\n" not in source and "@" in source.partition("://")[2].partition("/")[0]:
+        # Prefect keeps the parameters of a run in clear.
+        raise _refusal([Fault(name, "a user or password does not belong in the address of a manifest")])
     try:
         with _open(source) as file:
             data = _read_up_to_the_limit(file)
@@ -313,14 +120,20 @@ def display_name(source: str) -> str:
         return PASTED
     if "://" not in source:
         return PurePath(source).name or "manifest"
-    address = re.split("[?#]", source.partition("://")[2])[0].rstrip("/")
-    return address.rpartition("/")[2].rpartition("@")[2] or "manifest"
+    # The last part that looks like a file: in a mistyped URL anything else may be a piece of a password.
+    parts = re.split(r"[/?#]", source.partition("://")[2])
+    return next((part for part in reversed(parts) if _FILE_NAME.fullmatch(part)), "manifest")
 
 
 def _open(source: str) -> Any:
     if "\n" in source or "\r" in source:
         return io.BytesIO(source.encode())
-    return fsspec.open(source, "rb") if "://" in source else Path(source).open("rb")
+    if "://" not in source:
+        return Path(source).open("rb")
+    for name in ("fsspec", "fsspec.http"):
+        # At DEBUG they log the whole address, and its query may be a signature.
+        logging.getLogger(name).setLevel(logging.INFO)
+    return fsspec.open(source, "rb")
 
 
 def _read_up_to_the_limit(file: IO[bytes]) -> bytes:
@@ -399,7 +212,7 @@ def _rows(entries: Iterable[Entry], name: str, faults: list[Fault], *, allow_pri
 
 def _fault(details: ErrorDetails, entry: Entry, name: str) -> Fault:
     """A pydantic error with its place in the file; of its words only those written in this module."""
-    key = str(details["loc"][0])
+    key = str(details["loc"][0]) if details["loc"] else ""
     place = entry.places.get(key, entry.place)
     match details["type"]:
         case "extra_forbidden":
@@ -408,8 +221,12 @@ def _fault(details: ErrorDetails, entry: Entry, name: str) -> Fault:
             return Fault(name, details["msg"], *entry.place)
         case "value_error":
             message = details["msg"].removeprefix("Value error, ")
-        case "enum":
-            message = "expected bearer, api_key, basic or no_auth"
+        case "enum" | "literal_error":
+            message = f"expected {details['ctx']['expected'].replace(chr(39), '')}"
+        case "greater_than_equal" | "less_than_equal":
+            message = details["msg"].replace("Input should be", "expected a number")
+        case "string_pattern_mismatch":
+            message = "expected 1 to 32 printable ASCII characters without space or colon"
         case "missing":
             message = f"no {key}"
         case _:

@@ -1,6 +1,7 @@
 """How a row ended, and what was proven about it."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from jelou_rotation.plan import Change
@@ -13,6 +14,8 @@ class Outcome(StrEnum):
     ROTATED = "rotated"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
+    NOT_DUE = "not_due"
+    BLOCKED = "blocked"
     FAILED = "failed"
     DRIFTED = "drifted"
     MISSING = "missing"
@@ -21,7 +24,7 @@ class Outcome(StrEnum):
 
     @property
     def is_as_wanted(self) -> bool:
-        return self in {Outcome.PLANNED, Outcome.ROTATED, Outcome.UPDATED, Outcome.UNCHANGED}
+        return self in {Outcome.PLANNED, Outcome.ROTATED, Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_DUE}
 
 
 class Evidence(StrEnum):
@@ -30,6 +33,8 @@ class Evidence(StrEnum):
     ACCEPTED = "accepted"
     ECHOED = "echoed"
     READ_BACK = "read_back"
+    RECEIVER_CHECKED = "receiver_checked"
+    OLD_REFUSED = "old_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,8 @@ class RowResult:
     How one row ended.
 
     `attempts` counts the PATCHes sent; `unconfirmed` names the fields that no answer of Jelou confirmed;
-    `error` is one sentence and `advice` what a person can do about it; neither ever holds a secret.
+    `notes` say what could not be proven and why; `overlap_until` is when the previous credential may be retired;
+    `error` is one sentence and `advice` what a person can do about it; none of them ever holds a secret.
     """
 
     project_id: str
@@ -49,3 +55,5 @@ class RowResult:
     unconfirmed: tuple[str, ...] = ()
     error: str | None = None
     advice: str | None = None
+    notes: tuple[str, ...] = ()
+    overlap_until: datetime | None = None

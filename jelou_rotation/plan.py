@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from jelou_rotation.gateway import Integration
-from jelou_rotation.manifest import AuthType, Row
-from jelou_rotation.references import Vault
+from jelou_rotation.row import AuthType, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,30 +15,29 @@ class Change:
     One field of one integration.
 
     `field` has the API's own name; `before` is None when Jelou does not tell; a credential is shown as its reference,
-    an address without its query, because a query may hold a token.
+    an address without its query, because a query may hold a token. `can_be_undone` is false where the former state is
+    not known here: without the former credential there is no way back.
     """
 
     field: str
     before: str | None
     after: str
-
-    @property
-    def can_be_undone(self) -> bool:
-        """Only an address: the former credential is known to nobody here, and no_auth may have wiped it."""
-        return self.field == "webhookUrl" and self.before is not None
+    can_be_undone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
     """
-    One row beside what Jelou has.
+    One row beside what Jelou has; `before` is what it had before this rotation touched it.
 
     `sends` names the fields the PATCH would carry, empty when everything is already so: a credential always travels
-    with its authType, because what Jelou does with one of them alone is unknown (reference §4.4).
+    with its authType, because what Jelou does with one of them alone is unknown (reference §4.4). `rotates` tells
+    whether a credential is among them.
     """
 
     row: Row
     seen: Integration
+    before: Integration
     changes: tuple[Change, ...]
     sends: tuple[str, ...]
 
@@ -45,37 +45,46 @@ class RowPlan:
     def wanted(self) -> Integration:
         """What GET should say afterwards."""
         return Integration(
-            webhook_url=self.row.webhook_url or self.seen.webhook_url,
-            auth_type=self.row.auth_type or self.seen.auth_type,
+            webhook_url=self.row.webhook_url or self.before.webhook_url,
+            auth_type=self.row.auth_type or self.before.auth_type,
         )
 
-    def body(self, vault: Vault) -> dict[str, str]:
+    @property
+    def rotates(self) -> bool:
+        return "authorization" in self.sends
+
+    def body(self, credential: SecretStr | None) -> dict[str, str]:
         """The PATCH body, with the credential in clear: to be made right before it is sent, and not kept."""
-        row = self.row
         values = {
-            "webhookUrl": row.webhook_url,
-            "authType": row.auth_type,
-            "authorization": vault[row.authorization].get_secret_value() if row.authorization else None,
+            "webhookUrl": self.row.webhook_url,
+            "authType": self.row.auth_type,
+            "authorization": credential.get_secret_value() if credential else None,
         }
         return {field: value for field in self.sends if (value := values[field]) is not None}
 
 
-def plan_row(row: Row, seen: Integration) -> RowPlan:
-    """Compare what is wanted with what Jelou has."""
+def plan_row(
+    row: Row, seen: Integration, *, rotates: bool, knows_former: bool = False, before: Integration | None = None
+) -> RowPlan:
+    """
+    Compare what is wanted with what Jelou has.
+
+    `rotates`: a credential is to be sent; no documented answer tells it, so this cannot be seen here. `knows_former`:
+    the one it replaces is in our record. `before`: what was seen when the rotation began, if in another run.
+    """
     changes: list[Change] = []
     sends: list[str] = []
     if row.webhook_url and not same_address(row.webhook_url, seen.webhook_url):
-        changes.append(Change("webhookUrl", _shown_address(seen.webhook_url), _shown_address(row.webhook_url) or ""))
+        former = _shown_address(seen.webhook_url)
+        changes.append(Change("webhookUrl", former, _shown_address(row.webhook_url) or "", former is not None))
         sends.append("webhookUrl")
-    if row.auth_type and row.auth_type != seen.auth_type:
-        changes.append(Change("authType", _shown_type(seen.auth_type), row.auth_type))
-    if row.authorization:
-        # No documented answer tells the credential, so it is never known to be already so.
-        changes.append(Change("authorization", None, str(row.authorization)))
-        sends += ["authType", "authorization"]
-    elif row.auth_type and row.auth_type != seen.auth_type:
+    if row.auth_type and row.auth_type != seen.auth_type and (rotates or not row.authorization):
+        changes.append(Change("authType", _shown_type(seen.auth_type), row.auth_type, knows_former))
         sends.append("authType")
-    return RowPlan(row, seen, tuple(changes), tuple(sends))
+    if rotates and row.authorization:
+        changes.append(Change("authorization", None, str(row.authorization), knows_former))
+        sends = [*(field for field in sends if field != "authType"), "authType", "authorization"]
+    return RowPlan(row, seen, before or seen, tuple(changes), tuple(sends))
 
 
 def contradicts(told: Integration, wanted: Integration) -> bool:

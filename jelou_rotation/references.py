@@ -55,7 +55,7 @@ class Reference:
         return cls(scheme, target)
 
     def __str__(self) -> str:
-        return f"{self.scheme}:{self.target}"
+        return f"{self.scheme}:{self.target}" if self.target else self.scheme
 
 
 class Vault:

@@ -16,31 +16,45 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jelou_rotation.manifest import Row, dump
+from jelou_rotation.manifest import dump
 from jelou_rotation.outcomes import Outcome, RowResult
 from jelou_rotation.report_markdown import (
     all_projects,
     attention,
     by_evidence,
     by_outcome,
-    change_text,
+    changes_text,
     code,
     counted,
     evidence_text,
+    open_overlaps,
     outcome_image,
     proofs,
     table,
     tally,
     unconfirmed_text,
+    unproven,
     visible,
 )
+from jelou_rotation.row import Row
 
 # More rows than this scroll off a terminal: there only those that need attention are listed.
 MOST_TERMINAL_ROWS = 60
 
 # What a spreadsheet takes for a formula, also behind spaces and quotes and in full width (OWASP, CSV injection).
 _FORMULA = re.compile(r"""[\s"']*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]""")
-_CSV_COLUMNS = ("projectId", "outcome", "evidence", "changes", "attempts", "unconfirmed", "error", "advice")
+_CSV_COLUMNS = (
+    "projectId",
+    "outcome",
+    "evidence",
+    "changes",
+    "attempts",
+    "unconfirmed",
+    "error",
+    "advice",
+    "notes",
+    "overlapUntil",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +183,8 @@ def markdown(report: Report) -> str:
         _facts(report),
         _section("What needs attention", attention(report.needs_attention)),
         _section("What was proven", proofs(report.results)),
+        _section("What could not be proven", unproven(report.results)),
+        _section("Open overlaps", open_overlaps(report.results)),
         _section("All projects", all_projects(report.results, plan=report.run.is_plan) if report.results else ""),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -199,13 +215,15 @@ def _terminal_rows(results: Sequence[RowResult], width: int) -> Iterator[str]:
 
 def _terminal_row(result: RowResult, start: str, width: int) -> Iterator[str]:
     """On one line where it fits; what would change is never clipped."""
-    notes = [*map(change_text, result.changes), *unconfirmed_text(result)]
+    notes = [*changes_text(result), *unconfirmed_text(result)]
     line = "  ".join([start, "; ".join(notes)]).rstrip()
     if len(line) <= width:
         yield line
     else:
         yield start.rstrip()
         yield from (f"    {note}" for note in notes)
+    for note in result.notes:
+        yield from _indented(visible(note), width)
     if not result.outcome.is_as_wanted:
         for sentence in filter(None, (result.error, result.advice)):
             yield from _indented(visible(sentence), width)
@@ -228,12 +246,20 @@ def _project(result: RowResult) -> dict[str, Any]:
         "outcome": result.outcome.value,
         "evidence": result.evidence.value if result.evidence else None,
         "changes": [
-            {"field": change.field, "before": change.before, "after": change.after} for change in result.changes
+            {
+                "field": change.field,
+                "before": change.before,
+                "after": change.after,
+                "canBeUndone": change.can_be_undone,
+            }
+            for change in result.changes
         ],
         "attempts": result.attempts,
         "unconfirmed": list(result.unconfirmed),
         "error": result.error,
         "advice": result.advice,
+        "notes": list(result.notes),
+        "overlapUntil": _timestamp(result.overlap_until) if result.overlap_until else None,
     }
 
 
@@ -257,6 +283,8 @@ def _csv_row(result: RowResult) -> tuple[str, ...]:
         ", ".join(result.unconfirmed),
         result.error or "",
         result.advice or "",
+        "; ".join(result.notes),
+        _timestamp(result.overlap_until) if result.overlap_until else "",
     )
 
 
@@ -265,7 +293,7 @@ def _cell(text: str) -> str:
 
 
 def _changes(result: RowResult) -> str:
-    return "; ".join(map(change_text, result.changes))
+    return "; ".join(changes_text(result))
 
 
 def _section(title: str, body: str) -> str:

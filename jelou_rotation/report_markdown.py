@@ -25,6 +25,12 @@ _PROVEN = {
     Evidence.READ_BACK: (
         "a separate GET shows what was wanted, so it persisted and nobody wrote after us. Not proven: which credential."
     ),
+    Evidence.RECEIVER_CHECKED: (
+        "the receiver accepts the new credential and refuses a random one. Not proven: that Jelou sends it."
+    ),
+    Evidence.OLD_REFUSED: (
+        "the receiver refuses the former credential and accepts the current one. Not proven: that Jelou sends it."
+    ),
 }
 _NOT_CONFIRMED = "*not confirmed*: no answer of Jelou showed this field; a lower claim, neither a failure nor a pass."
 
@@ -34,6 +40,8 @@ _COLOURS = {
     Outcome.ROTATED: "#0072b2",
     Outcome.UPDATED: "#009e73",
     Outcome.UNCHANGED: "#bbbbbb",
+    Outcome.NOT_DUE: "#888888",
+    Outcome.BLOCKED: "#882255",
     Outcome.FAILED: "#d55e00",
     Outcome.DRIFTED: "#cc79a7",
     Outcome.MISSING: "#e69f00",
@@ -48,9 +56,7 @@ _NARROWEST = 4
 _LEGEND_COLUMNS = 4
 _LEGEND_LINE = 24
 
-_ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: f"\\{mark}" for mark in "\\`*_[]#~$|"}
-)
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: f"\\{mark}" for mark in "\\`*_[]#~$|"})
 _ENDS_CODE = frozenset("`|<>")
 
 
@@ -93,7 +99,16 @@ def tally(counts: Mapping[Outcome, int]) -> str:
     return ", ".join(f"{count:,} {_words(outcome)}" for outcome, count in counts.items())
 
 
-def change_text(change: Change, show: Callable[[str], str] = visible) -> str:
+def changes_text(result: RowResult, show: Callable[[str], str] = visible) -> list[str]:
+    """One text a change; while it is only planned, also whether there is a way back."""
+    is_plan = result.outcome is Outcome.PLANNED
+    return [
+        _change_text(change, show) + (", no way back" if is_plan and not change.can_be_undone else "")
+        for change in result.changes
+    ]
+
+
+def _change_text(change: Change, show: Callable[[str], str]) -> str:
     before = "not readable" if change.before is None else show(change.before)
     return f"{show(change.field)}: {before} -> {show(change.after)}"
 
@@ -135,6 +150,26 @@ def proofs(results: Sequence[RowResult]) -> str:
     if any(result.unconfirmed for result in results):
         lines.append(f"- {_NOT_CONFIRMED}")
     return "\n".join(lines)
+
+
+def unproven(results: Iterable[RowResult]) -> str:
+    """What could not be proven and why, said once for all projects it holds for."""
+    groups: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.notes:
+            groups.setdefault(note, []).append(result.project_id)
+    return "\n".join(
+        f"- {escape(note)}: {_projects(projects)}"
+        for note, projects in sorted(groups.items(), key=lambda group: len(group[1]), reverse=True)[:MOST_GROUPS]
+    )
+
+
+def open_overlaps(results: Iterable[RowResult]) -> str:
+    """Where the receiver should still accept the former credential, those that end first in front."""
+    ends = sorted((result.overlap_until, result.project_id) for result in results if result.overlap_until)
+    lines = [f"- until {until:%Y-%m-%d %H:%M} UTC: {code(project)}" for until, project in ends[:MOST_GROUPS]]
+    left = len(ends) - MOST_GROUPS
+    return "\n".join([*lines, f"- and {left:,} more, see report.csv"] if left > 0 else lines)
 
 
 def all_projects(results: Sequence[RowResult], *, plan: bool) -> str:
@@ -202,15 +237,18 @@ def _words(outcome: Outcome) -> str:
 
 
 def _group(outcome: Outcome, error: str | None, advice: str | None, projects: Sequence[str]) -> str:
-    shown = ", ".join(code(project) for project in projects[:MOST_PROJECTS_OF_A_GROUP])
-    left = len(projects) - MOST_PROJECTS_OF_A_GROUP
-    more = f" and {left:,} more, see report.csv" if left > 0 else ""
     lines = [
         f"- **{len(projects):,} {_words(outcome)}**" + (f": {escape(error)}" if error else ""),
         f"  - What to do: {escape(advice)}" if advice else "",
-        f"  - {'Project' if len(projects) == 1 else 'Projects'}: {shown}{more}",
+        f"  - {'Project' if len(projects) == 1 else 'Projects'}: {_projects(projects)}",
     ]
     return "\n".join(filter(None, lines))
+
+
+def _projects(projects: Sequence[str]) -> str:
+    shown = ", ".join(code(project) for project in projects[:MOST_PROJECTS_OF_A_GROUP])
+    left = len(projects) - MOST_PROJECTS_OF_A_GROUP
+    return f"{shown} and {left:,} more, see report.csv" if left > 0 else shown
 
 
 def _plan_table(results: Iterable[RowResult]) -> str:
@@ -233,4 +271,4 @@ def _rotation_table(results: Iterable[RowResult]) -> str:
 
 
 def _changes(result: RowResult) -> str:
-    return "<br>".join(change_text(change, code) for change in result.changes)
+    return "<br>".join(changes_text(result, code))

@@ -1,64 +1,25 @@
-"""
-The life of a row: read, plan, PATCH, echo, read back.
-
-Each step first looks whether it is already done, so a row can be taken up again after any trouble and is always
-finished with the same value. A PATCH without a clear answer is settled by GET and by sending the same value again.
-"""
+"""The rows of one run: dealt out, kept count of, and what they work with."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from pydantic import SecretStr
 
-from jelou_rotation.errors import (
-    Drifted,
-    Fault,
-    GatewayError,
-    KeyRefused,
-    NotFound,
-    NotYetVisible,
-    Passing,
-    UnresolvedReferences,
-)
-from jelou_rotation.gateway import ApiKey, Caller, ClientPair, Gateway, Integration
-from jelou_rotation.manifest import AuthType, Row
-from jelou_rotation.outcomes import Evidence, Outcome, RowResult
+from jelou_rotation.errors import Fault, KeyRefused, Passing, RowTrouble, SettingsError, UnresolvedReferences
+from jelou_rotation.gateway import ApiKey, Caller, ClientPair, Gateway
+from jelou_rotation.life import LEASE_SECONDS, Life, Orders, Publisher, Tools
+from jelou_rotation.outcomes import RowResult
 from jelou_rotation.pacing import Pace
-from jelou_rotation.plan import RowPlan, contradicts, plan_row, unconfirmed
+from jelou_rotation.probe import Prober
+from jelou_rotation.records import Store
 from jelou_rotation.references import Handler, Reference, Vault, resolve
-from jelou_rotation.settings import Settings, as_reference
+from jelou_rotation.row import AuthType, Row
+from jelou_rotation.settings import Settings, StoreSettings, as_reference
 
-_INTERRUPTED = "the run ended before this row was verified"
-
-
-@dataclass(slots=True)
-class _Progress:
-    """How far one row has come."""
-
-    row: Row
-    plan: RowPlan | None = None
-    attempts: int = 0
-    # A PATCH left and no answer has settled yet what became of it.
-    in_doubt: bool = False
-    echo: Integration | None = None
-    evidence: Evidence | None = None
-    trouble: Passing | None = None
-    ended: RowResult | None = None
-
-    def result(
-        self,
-        outcome: Outcome,
-        *,
-        unconfirmed: tuple[str, ...] = (),
-        error: str | None = None,
-        advice: str | None = None,
-    ) -> RowResult:
-        changes = self.plan.changes if self.plan else ()
-        return RowResult(
-            self.row.project_id, outcome, self.evidence, changes, self.attempts, unconfirmed, error, advice
-        )
+NO_ORDERS = Orders()
 
 
 class Rotation:
@@ -69,15 +30,17 @@ class Rotation:
     what is not settled. A shared key that is refused stops the run: `stopped_by` says why, and no further row begins.
     """
 
-    def __init__(
-        self, gateway: Gateway, rows: Iterable[Row], vault: Vault, *, plan_only: bool, concurrency: int = 32
-    ) -> None:
-        self.gateway = gateway
+    def __init__(self, lives: Iterable[Life], tools: Tools, *, plan_only: bool, concurrency: int = 32) -> None:
         self.stopped_by: KeyRefused | None = None
-        self._rows = {row.project_id: _Progress(row) for row in rows}
-        self._vault = vault
+        self._lives = {life.row.project_id: life for life in lives}
+        self._tools = tools
         self._plan_only = plan_only
         self._slots = asyncio.Semaphore(concurrency)
+        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        return dict(self._tools.gateway.counts)
 
     async def plan(self, project_ids: Sequence[str]) -> list[RowResult]:
         """
@@ -85,7 +48,9 @@ class Rotation:
 
         Returns the rows that ended and need attention. Raises Passing while some row may succeed on another try.
         """
-        return await self._advance([self._rows[key] for key in project_ids if not self._rows[key].plan], self._plan)
+        return await self._advance(
+            [life for life in self._chosen(project_ids) if not life.plan_made], Life.plan, holding=False
+        )
 
     async def apply(self, project_ids: Sequence[str]) -> list[RowResult]:
         """
@@ -93,140 +58,181 @@ class Rotation:
 
         Returns the rows that ended and need attention. Raises Passing while some row may succeed on another try.
         """
-        return await self._advance([self._rows[key] for key in project_ids if self._rows[key].plan], self._apply)
+        return await self._advance([life for life in self._chosen(project_ids) if life.plan_made], Life.apply)
+
+    async def close(self, project_ids: Sequence[str]) -> list[RowResult]:
+        """End the overlaps whose time is over. Returns the rows that ended and need attention."""
+        return await self._advance(self._chosen(project_ids), Life.close)
 
     def to_apply(self) -> list[str]:
         """The projects whose plan holds something to send."""
-        return [key for key, progress in self._rows.items() if progress.plan and not progress.ended]
+        return [key for key, life in self._lives.items() if life.plan_made and not life.ended]
 
     def results(self) -> list[RowResult]:
         """How every row stands, in the manifest's order."""
-        return [self._standing(progress) for progress in self._rows.values()]
+        return [self._standing(life) for life in self._lives.values()]
 
     def to_run_again(self) -> list[Row]:
         """The rows that are not as wanted."""
-        return [p.row for p in self._rows.values() if not self._standing(p).outcome.is_as_wanted]
+        return [life.row for life in self._lives.values() if not self._standing(life).outcome.is_as_wanted]
 
     def steps_done(self) -> tuple[int, int]:
         """How many steps of how many are behind us: one a row to plan, one more to apply."""
         steps = 1 if self._plan_only else 2
-        done = sum(steps if p.ended else 1 if p.plan else 0 for p in self._rows.values())
-        return done, steps * len(self._rows)
+        done = sum(steps if life.ended else 1 if life.plan_made else 0 for life in self._lives.values())
+        return done, steps * len(self._lives)
 
-    async def _advance(self, rows: list[_Progress], step: Callable[[_Progress], Awaitable[None]]) -> list[RowResult]:
-        await asyncio.gather(*(self._work(progress, step) for progress in rows if not progress.ended))
-        unsettled = [p.trouble for p in rows if p.trouble and not p.ended]
+    @asynccontextmanager
+    async def kept_leases(self) -> AsyncIterator[None]:
+        """Renew what this run holds for as long as it lives, and give it back at the end."""
+        ending = asyncio.Event()
+        keeper = asyncio.create_task(self._renew_until(ending))
+        try:
+            yield
+        finally:
+            # Told, not cancelled: a cancelled transaction would hold the database for others until it is found out.
+            ending.set()
+            await keeper
+            await self._release(self._lives.values())
+
+    async def _renew_until(self, ending: asyncio.Event) -> None:
+        while self._tools.store and not ending.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ending.wait(), LEASE_SECONDS / 3)
+            held = {key: life.lease for key, life in self._lives.items() if life.lease}
+            with suppress(RowTrouble):
+                # A lease that is missing in the answer is lost; the next transition of its row says so.
+                for key, lease in (await self._tools.store.renew(held)).items():
+                    if self._lives[key].lease:
+                        self._lives[key].lease = lease
+
+    def _chosen(self, project_ids: Sequence[str]) -> list[Life]:
+        return [self._lives[key] for key in project_ids]
+
+    def _standing(self, life: Life) -> RowResult:
+        return life.standing(plan_only=self._plan_only, stopped_by=self.stopped_by)
+
+    async def _advance(
+        self, lives: list[Life], step: Callable[[Life], Awaitable[None]], *, holding: bool = True
+    ) -> list[RowResult]:
+        if holding:
+            await self._hold([life for life in lives if not life.ended and not life.lease])
+        await asyncio.gather(*(self._work(life, step) for life in lives if not life.ended))
+        await self._release([life for life in lives if life.ended])
+        unsettled = [life.trouble for life in lives if life.trouble and not life.ended]
         if unsettled and not self.stopped_by:
-            raise Passing(f"{len(unsettled)} of {len(rows)} not settled yet: {unsettled[0]}")
-        results = [self._standing(p) for p in rows if p.ended or self.stopped_by]
+            raise Passing(f"{len(unsettled)} of {len(lives)} not settled yet: {unsettled[0]}")
+        results = [self._standing(life) for life in lives if life.ended or self.stopped_by]
         return [result for result in results if not result.outcome.is_as_wanted]
 
-    async def _work(self, progress: _Progress, step: Callable[[_Progress], Awaitable[None]]) -> None:
+    async def _hold(self, lives: Sequence[Life]) -> None:
+        """Take these records for this run, and read them again: another run may have been there since the plan."""
+        if not self._tools.store or not lives or self.stopped_by:
+            return
+        by_id = {life.row.project_id: life for life in lives}
+        try:
+            leases = await self._tools.store.take(by_id, self._holder, self._tools.run_id, LEASE_SECONDS)
+            records = await self._tools.store.read(leases)
+        except RowTrouble as trouble:
+            for life in lives:
+                life.ended = life.failure(trouble)
+        else:
+            for key, lease in leases.items():
+                by_id[key].hold(lease, records[key])
+
+    async def _release(self, lives: Iterable[Life]) -> None:
+        held = [life for life in lives if life.lease]
+        if not self._tools.store or not held:
+            return
+        await asyncio.gather(*(life.note_failure() for life in held))
+        with suppress(RowTrouble):
+            await self._tools.store.release({life.row.project_id: life.lease for life in held if life.lease})
+        for life in held:
+            life.lease = None
+
+    async def _work(self, life: Life, step: Callable[[Life], Awaitable[None]]) -> None:
         async with self._slots:
             if self.stopped_by:
                 return
-            if progress.trouble:
-                self.gateway.counts["retries"] += 1
+            if life.trouble:
+                self._tools.gateway.counts["retries"] += 1
             try:
-                await step(progress)
-                progress.trouble = None
-            except Passing as error:
-                progress.trouble = error
-            except GatewayError as error:
-                progress.ended = _failure(progress, error)
-                if isinstance(error, KeyRefused) and not progress.row.api_key:
-                    self.stopped_by = error
-
-    async def _plan(self, progress: _Progress) -> None:
-        row = progress.row
-        progress.plan = plan_row(row, await self.gateway.get(row.project_id, self._caller(row)))
-        if not progress.plan.sends:
-            progress.evidence = Evidence.READ_BACK
-            progress.ended = progress.result(Outcome.UNCHANGED)
-
-    async def _apply(self, progress: _Progress) -> None:
-        if progress.in_doubt and not progress.echo:
-            await self._look(progress)
-        if not progress.echo:
-            progress.echo = await self._send(progress)
-        await self._read_back(progress)
-
-    async def _look(self, progress: _Progress) -> None:
-        """After a PATCH without a clear answer: it is ours or the former state, or somebody else wrote."""
-        plan, told = _planned(progress), await self._get(progress)
-        if contradicts(told, plan.wanted) and contradicts(told, plan.seen):
-            raise Drifted("after our PATCH went unanswered, GET shows neither the former state nor ours")
-
-    async def _send(self, progress: _Progress) -> Integration:
-        plan, doubted = _planned(progress), progress.in_doubt
-        progress.attempts += 1
-        progress.in_doubt = True
-        try:
-            told = await self.gateway.patch(progress.row.project_id, plan.body(self._vault), self._caller(progress.row))
-        except GatewayError as error:
-            progress.in_doubt = doubted or error.may_have_acted
-            raise
-        progress.evidence = Evidence.ECHOED if _is_echo(told, plan) else Evidence.ACCEPTED
-        return told
-
-    async def _read_back(self, progress: _Progress) -> None:
-        plan, told, echo = _planned(progress), await self._get(progress), progress.echo or Integration()
-        if contradicts(told, plan.wanted):
-            if contradicts(told, plan.seen):
-                raise Drifted("Jelou accepted our PATCH, and GET shows what neither we nor the former state had")
-            raise NotYetVisible("Jelou accepted our PATCH, and GET still shows the former state")
-        if _is_earlier(told, echo):
-            raise NotYetVisible("Jelou accepted our PATCH, and GET answers from before it (updatedAt)")
-        missing = unconfirmed(told, plan.wanted)
-        if progress.attempts == 1 and _is_earlier(echo, told):
-            # One PATCH of ours, and the record is younger than its answer: perhaps somebody wrote after us.
-            missing += ("updatedAt",)
-        else:
-            progress.evidence = Evidence.READ_BACK
-        outcome = Outcome.ROTATED if "authorization" in plan.sends else Outcome.UPDATED
-        progress.ended = progress.result(outcome, unconfirmed=missing)
-
-    async def _get(self, progress: _Progress) -> Integration:
-        return await self.gateway.get(progress.row.project_id, self._caller(progress.row))
-
-    def _caller(self, row: Row) -> Caller | None:
-        return ApiKey(self._vault[row.api_key]) if row.api_key else None
-
-    def _standing(self, progress: _Progress) -> RowResult:
-        if progress.ended:
-            return progress.ended
-        if progress.trouble:
-            return _failure(progress, progress.trouble)
-        if progress.in_doubt:
-            return progress.result(Outcome.UNKNOWN, error=_INTERRUPTED, advice=Passing.advice)
-        if progress.plan and self._plan_only:
-            return progress.result(Outcome.PLANNED)
-        if self.stopped_by:
-            return progress.result(
-                Outcome.NOT_STARTED, error=f"the run was stopped: {self.stopped_by}", advice=self.stopped_by.advice
-            )
-        return progress.result(Outcome.NOT_STARTED, error="the run ended before this row", advice="Run the row again.")
+                await step(life)
+                life.trouble = None
+            except Passing as trouble:
+                life.trouble = trouble
+            except RowTrouble as trouble:
+                life.ended = life.failure(trouble)
+                if isinstance(trouble, KeyRefused) and not life.row.api_key:
+                    self.stopped_by = trouble
 
 
 @asynccontextmanager
-async def open_rotation(
-    settings: Settings, rows: Sequence[Row], handlers: Mapping[str, Handler], *, plan_only: bool
+async def open_store(settings: StoreSettings, handlers: Mapping[str, Handler]) -> AsyncIterator[Store]:
+    """The record store alone. Raises RefusedInput."""
+    wanted = {ref: name for name, secret in settings.secrets().items() if (ref := as_reference(secret))}
+    vault = await resolve(wanted, handlers)
+    if settings.store_key is None:
+        raise SettingsError([Fault("JELOU_STORE_KEY", "missing; it is what the record store is encrypted with")])
+    url = _value(settings.store_url, vault).get_secret_value()
+    async with Store.open(url, _value(settings.store_key, vault)) as store:
+        yield store
+
+
+@asynccontextmanager
+async def open_rotation(  # noqa: PLR0913 - what a run is made of
+    settings: Settings,
+    rows: Sequence[Row],
+    handlers: Mapping[str, Handler],
+    *,
+    plan_only: bool,
+    run_id: str = "",
+    publish: Publisher | None = None,
+    orders: Orders = NO_ORDERS,
 ) -> AsyncIterator[Rotation]:
     """
-    A rotation that is ready to begin: every reference resolved, the client open.
+    A rotation that is ready to begin: every reference resolved, the store and the client open.
 
-    `handlers` read the values behind references, by scheme. Raises UnresolvedReferences before anything is sent.
+    `handlers` read the values behind references, by scheme; `publish` writes what `publishTo` names.
+    Raises RefusedInput before anything is sent.
     """
-    vault = await resolve(wanted_references(settings, rows), handlers)
+    wanted = wanted_references(settings, rows)
+    vault = await resolve(wanted, handlers)
     check_credentials(rows, vault)
-    async with Gateway(
+    async with AsyncExitStack() as stack:
+        store = await _open_store(stack, settings, vault, rows)
+        gateway = await stack.enter_async_context(_gateway(settings, vault))
+        prober = await stack.enter_async_context(Prober(allow_private_hosts=settings.allow_private_hosts))
+        tools = Tools(gateway, vault, prober, publish or _nowhere, run_id, store, orders)
+        records = await store.read(row.project_id for row in rows) if store else {}
+        lives = [Life(row, tools, records.get(row.project_id)) for row in rows]
+        rotation = Rotation(lives, tools, plan_only=plan_only, concurrency=settings.concurrency)
+        async with rotation.kept_leases():
+            yield rotation
+
+
+async def _open_store(stack: AsyncExitStack, settings: Settings, vault: Vault, rows: Iterable[Row]) -> Store | None:
+    if settings.store_key is None:
+        if any(row.generates for row in rows):
+            message = "missing; a generated credential must be kept: jelou-rotation store key makes one"
+            raise SettingsError([Fault("JELOU_STORE_KEY", message)])
+        return None
+    url = _value(settings.store_url, vault).get_secret_value()
+    return await stack.enter_async_context(Store.open(url, _value(settings.store_key, vault)))
+
+
+def _gateway(settings: Settings, vault: Vault) -> Gateway:
+    return Gateway(
         settings.base_url,
         _shared_caller(settings, vault),
         concurrency=settings.concurrency,
         timeout_seconds=settings.timeout_seconds,
         pace=Pace(settings.requests_per_second),
-    ) as gateway:
-        yield Rotation(gateway, rows, vault, plan_only=plan_only, concurrency=settings.concurrency)
+    )
+
+
+async def _nowhere(_target: str, _document: bytes) -> None:
+    raise LookupError("nothing here can write blocks")
 
 
 def check_credentials(rows: Iterable[Row], vault: Vault) -> None:
@@ -234,7 +240,9 @@ def check_credentials(rows: Iterable[Row], vault: Vault) -> None:
     faults = [
         Fault(str(row.authorization), fault, field=f"authorization of {row.project_id}")
         for row in rows
-        if row.authorization and (fault := _unpresentable(row.auth_type, vault[row.authorization].get_secret_value()))
+        if row.authorization
+        and not row.generates
+        and (fault := _unpresentable(row.auth_type, vault[row.authorization].get_secret_value()))
     ]
     if faults:
         raise UnresolvedReferences(faults)
@@ -255,43 +263,23 @@ def wanted_references(settings: Settings, rows: Iterable[Row]) -> dict[Reference
         if reference := as_reference(secret):
             wanted.setdefault(reference, name)
     for row in rows:
-        for field, reference in (("authorization", row.authorization), ("apiKey", row.api_key)):
+        asked = {"apiKey": row.api_key, "signingSecret": row.signing_secret}
+        if not row.generates:
+            asked["authorization"] = row.authorization
+        for field, reference in asked.items():
             if reference:
                 wanted.setdefault(reference, f"{field} of {row.project_id}")
     return wanted
 
 
 def _shared_caller(settings: Settings, vault: Vault) -> Caller:
-    def value(secret: SecretStr) -> SecretStr:
-        reference = as_reference(secret)
-        return vault[reference] if reference else secret
-
     if settings.api_key:
-        return ApiKey(value(settings.api_key))
+        return ApiKey(_value(settings.api_key, vault))
     if settings.client_id and settings.client_secret:
-        return ClientPair(value(settings.client_id), value(settings.client_secret))
+        return ClientPair(_value(settings.client_id, vault), _value(settings.client_secret, vault))
     raise AssertionError("unreachable: Settings.load() refuses to have neither")
 
 
-def _planned(progress: _Progress) -> RowPlan:
-    if progress.plan is None:
-        raise AssertionError("unreachable: apply() takes only rows with a plan")
-    return progress.plan
-
-
-def _is_echo(told: Integration, plan: RowPlan) -> bool:
-    return bool(told.webhook_url) and not contradicts(told, plan.wanted) and not _is_earlier(told, plan.seen)
-
-
-def _is_earlier(one: Integration, other: Integration) -> bool:
-    return bool(one.updated_at and other.updated_at and one.updated_at < other.updated_at)
-
-
-def _failure(progress: _Progress, error: GatewayError) -> RowResult:
-    if isinstance(error, Drifted):
-        outcome = Outcome.DRIFTED
-    elif isinstance(error, NotFound):
-        outcome = Outcome.MISSING
-    else:
-        outcome = Outcome.UNKNOWN if progress.in_doubt else Outcome.FAILED
-    return progress.result(outcome, error=str(error), advice=error.advice)
+def _value(secret: SecretStr, vault: Vault) -> SecretStr:
+    reference = as_reference(secret)
+    return vault[reference] if reference else secret

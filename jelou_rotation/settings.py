@@ -2,7 +2,6 @@
 
 import os
 import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -10,21 +9,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jelou_rotation.addresses import is_loopback
 from jelou_rotation.errors import Fault, SettingsError
 from jelou_rotation.references import EXPECTED, Reference
 
 PREFIX = "JELOU_"
 _SECRETS_DIR = "/run/secrets"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address literal means this machine; names are not resolved."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _gateway_address(url: str) -> str:
@@ -54,12 +44,8 @@ def _sendable(secret: SecretStr) -> SecretStr:
 Secret = Annotated[SecretStr, AfterValidator(_sendable)]
 
 
-class Settings(BaseSettings):
-    """
-    What the README's table of settings says, in its order. Read once a run by `Settings.load()` and handed down.
-
-    Secrets may be given as references (`env:NAME`, `file:PATH`, `block:TYPE/NAME`); see `secrets()`.
-    """
+class StoreSettings(BaseSettings):
+    """What is needed to open the record store, and nothing else."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -70,6 +56,38 @@ class Settings(BaseSettings):
         frozen=True,
         hide_input_in_errors=True,
     )
+
+    store_url: Secret = Field(
+        SecretStr("sqlite:///jelou-rotation.db"),
+        description="The record store: `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/DATABASE`.",
+    )
+    store_key: Secret | None = Field(
+        None,
+        description="What the store is encrypted with; several keys, separated by commas, the first one encrypts."
+        " Unset: nothing is remembered and nothing can be generated.",
+    )
+    allow_readable_files: bool = Field(False, description="Accept `file:` references to files that others can read.")
+
+    @classmethod
+    def load(cls) -> Self:
+        """Raises SettingsError with every wrong or missing setting, by its variable's name."""
+        folder = os.environ.get(f"{PREFIX}SECRETS_DIR", _SECRETS_DIR)
+        try:
+            return cls(_secrets_dir=folder if Path(folder).is_dir() else None)
+        except ValidationError as error:
+            raise SettingsError([_fault(dict(each)) for each in error.errors()]) from None
+
+    def secrets(self) -> dict[str, SecretStr]:
+        """The secrets that are set, by variable name: a value, or a reference to one."""
+        return {f"{PREFIX}{name.upper()}": value for name, value in self if isinstance(value, SecretStr)}
+
+
+class Settings(StoreSettings):
+    """
+    What the README's table of settings says, in its order. Read once a run by `Settings.load()` and handed down.
+
+    Secrets may be given as references (`env:NAME`, `file:PATH`, `block:TYPE/NAME`); see `secrets()`.
+    """
 
     base_url: Annotated[str, AfterValidator(_gateway_address)] = Field(
         "https://gateway.jelou.ai/jelouapi/v1",
@@ -96,7 +114,6 @@ class Settings(BaseSettings):
     allow_private_hosts: bool = Field(
         False, description="Accept webhooks on loopback and private addresses, also by `http`. For trials."
     )
-    allow_readable_files: bool = Field(False, description="Accept `file:` references to files that others can read.")
 
     @field_validator("api_key")
     @classmethod
@@ -110,20 +127,6 @@ class Settings(BaseSettings):
         if not api_key and not all(pair):
             raise ValueError("JELOU_CLIENT_ID and JELOU_CLIENT_SECRET go together, one of them is missing")
         return api_key
-
-    @classmethod
-    def load(cls) -> Self:
-        """Raises SettingsError with every wrong or missing setting, by its variable's name."""
-        folder = os.environ.get(f"{PREFIX}SECRETS_DIR", _SECRETS_DIR)
-        try:
-            return cls(_secrets_dir=folder if Path(folder).is_dir() else None)
-        except ValidationError as error:
-            raise SettingsError([_fault(dict(each)) for each in error.errors()]) from None
-
-    def secrets(self) -> dict[str, SecretStr]:
-        """The caller's secrets that are set, by variable name: a value, or a reference to one."""
-        given = {"API_KEY": self.api_key, "CLIENT_ID": self.client_id, "CLIENT_SECRET": self.client_secret}
-        return {f"{PREFIX}{name}": value for name, value in given.items() if value}
 
 
 def as_reference(secret: SecretStr) -> Reference | None:

@@ -61,6 +61,12 @@ async def rotate_projects(rotation: Rotation, project_ids: Sequence[str]) -> Sta
     return in_words(await rotation.apply(project_ids))
 
 
+@talks_to_jelou("close overlap")
+async def close_projects(rotation: Rotation, project_ids: Sequence[str]) -> State[Any] | None:
+    """End the overlaps of these projects whose time is over."""
+    return in_words(await rotation.close(project_ids))
+
+
 def in_words(problems: list[RowResult]) -> State[Any] | None:
     """The task's state: Failed with a sentence for each row that needs attention, else Completed."""
     if not problems:

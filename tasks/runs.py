@@ -1,6 +1,7 @@
 """What a run says of itself: its name, its report, its last state."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
@@ -15,11 +16,15 @@ from prefect.states import Cancelled, Completed, Failed
 
 from jelou_rotation import __version__
 from jelou_rotation.errors import RefusedInput, RowsNeedAttention
+from jelou_rotation.life import Orders
 from jelou_rotation.manifest import Manifest, display_name
+from jelou_rotation.references import local_handlers
 from jelou_rotation.report import Report, RunInfo, markdown, write
-from jelou_rotation.rotation import Rotation
+from jelou_rotation.rotation import NO_ORDERS, Rotation, open_rotation
+from jelou_rotation.row import Row
 from jelou_rotation.settings import Settings
 from tasks.cancellation import is_being_cancelled
+from tasks.secret_blocks import read_secret_block, write_secret_block
 
 REPORT_KEY = "jelou-rotation-report"
 ROWS_KEY = "jelou-rotation-rows"
@@ -34,10 +39,18 @@ class Mode(StrEnum):
     ROTATE = "rotate"
 
 
+CLOSE_OVERLAPS = "close-overlaps"
+
+
 def name_run() -> str:
     """`plan customers.yaml`."""
     parameters = runtime.flow_run.parameters
     return f"{Mode(parameters['mode'])} {display_name(parameters['manifest'])}"
+
+
+def name_close() -> str:
+    """`close-overlaps customers.yaml`."""
+    return f"{CLOSE_OVERLAPS} {display_name(runtime.flow_run.parameters['manifest'])}"
 
 
 def refusals_in_words(runbook: Callable[P, Awaitable[State[Any]]]) -> Callable[P, Awaitable[State[Any]]]:
@@ -53,12 +66,28 @@ def refusals_in_words(runbook: Callable[P, Awaitable[State[Any]]]) -> Callable[P
     return run
 
 
+def open_run(
+    settings: Settings, rows: Sequence[Row], *, plan_only: bool, orders: Orders = NO_ORDERS
+) -> AbstractAsyncContextManager[Rotation]:
+    """A rotation that reads and writes Prefect's blocks and is known in the records by this flow run."""
+    handlers = local_handlers(allow_readable_files=settings.allow_readable_files) | {"block": read_secret_block}
+    return open_rotation(
+        settings,
+        rows,
+        handlers,
+        plan_only=plan_only,
+        run_id=str(runtime.flow_run.id),
+        publish=write_secret_block,
+        orders=orders,
+    )
+
+
 def report_folder(settings: Settings, run: RunInfo) -> Path:
     """Where the files of a run's report are."""
     return settings.report_dir / f"{run.started_at:%Y%m%d-%H%M%S}-{run.mode}-{run.id[:8]}"
 
 
-async def publish_report(rotation: Rotation, manifest: Manifest, mode: Mode, settings: Settings) -> Report:
+async def publish_report(rotation: Rotation, manifest: Manifest, mode: str, settings: Settings) -> Report:
     """Write the report's files, then the artifacts `jelou-rotation-report` and `jelou-rotation-rows`."""
     run = RunInfo(
         id=runtime.flow_run.id,
@@ -69,7 +98,7 @@ async def publish_report(rotation: Rotation, manifest: Manifest, mode: Mode, set
         finished_at=datetime.now(UTC),
         version=__version__,
     )
-    report = Report(run, tuple(rotation.results()), dict(rotation.gateway.counts))
+    report = Report(run, tuple(rotation.results()), rotation.requests)
     folder = report_folder(settings, run)
     write(report, folder, rotation.to_run_again())
     get_run_logger().info("%s The report is in %s", report.headline(), folder)

@@ -1,4 +1,4 @@
-"""Reads the secret behind `block:TYPE/NAME` from any Prefect block that holds one."""
+"""Reads and writes the secret behind `block:TYPE/NAME`, in any Prefect block that holds one."""
 
 import inspect
 from typing import Any
@@ -25,6 +25,34 @@ async def read_secret_block(target: str) -> str:
     if not isinstance(value, str):
         raise LookupError("holds something other than text")  # noqa: TRY004 - a handler's one error
     return value
+
+
+async def write_secret_block(target: str, document: bytes) -> None:
+    """
+    Put a document into the block `TYPE/NAME`: `secret/...`, or any block with `write_secret`.
+
+    Raises LookupError in words. A `secret` block is overwritten whole, and made when there is none yet.
+    """
+    try:
+        await _write(target, document)
+    except LookupError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each package raises its own, and the text may hold the secret
+        raise LookupError(f"cannot be written through Prefect ({type(error).__name__})") from None
+
+
+async def _write(target: str, document: bytes) -> None:
+    kind, _, name = target.partition("/")
+    if kind == "secret":
+        await Secret(value=SecretStr(document.decode())).asave(name, overwrite=True)
+        return
+    block = await Block.aload(target)
+    writer = getattr(block, "awrite_secret", None) or getattr(block, "write_secret", None)
+    if writer is None:
+        raise LookupError("is a block that cannot write: it has no write_secret")
+    written = writer(document)
+    if inspect.isawaitable(written):
+        await written
 
 
 async def _read(block: Block) -> Any:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from flows.__main__ import build_parser
 from jelou_rotation.manifest import COLUMNS, load
@@ -14,15 +15,16 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def shown(default):
-    if default is None:
-        return "unset"
-    return (
-        f"`{str(default).lower()}`"
-        if isinstance(default, bool)
-        else f"`{default:g}`"
-        if isinstance(default, float)
-        else f"`{default}`"
-    )
+    match default:
+        case None:
+            return "unset"
+        case bool():
+            return f"`{str(default).lower()}`"
+        case float():
+            return f"`{default:g}`"
+        case SecretStr():
+            return f"`{default.get_secret_value()}`"
+    return f"`{default}`"
 
 
 def settings_rows():

@@ -39,7 +39,7 @@ def answer(status=200, body=FLAT, **headers):
 
 async def error_of(server, fields=SENT):
     async with server.gateway() as gateway:
-        with pytest.raises(errors.GatewayError) as caught:
+        with pytest.raises(errors.RowTrouble) as caught:
             await gateway.patch("prj_1", fields)
     assert "canary" not in str(caught.value) + repr(caught.value)
     assert caught.value.__cause__ is None
@@ -280,3 +280,18 @@ async def test_a_caller_does_not_show_its_secret():
     assert "canary" not in repr(ApiKey(SecretStr("canary"))) + repr(
         ClientPair(SecretStr("canary"), SecretStr("canary"))
     )
+
+
+async def test_a_refused_connection_over_a_real_network_means_that_nothing_was_sent():
+    async with Gateway("http://127.0.0.1:1", ApiKey(SecretStr("canary-key"))) as gateway:
+        with pytest.raises(errors.Unreachable):
+            await gateway.patch("prj_1", SENT)
+
+
+async def test_the_words_a_server_writes_beside_its_status_are_dropped(caplog):
+    caplog.set_level("DEBUG")
+    echo = httpx.Response(500, extensions={"reason_phrase": b"canary-value"})
+    await error_of(Server(echo))
+
+    assert "500" in caplog.text
+    assert "canary" not in caplog.text

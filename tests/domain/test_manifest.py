@@ -11,13 +11,14 @@ from pydantic import ValidationError
 
 from jelou_rotation import manifest
 from jelou_rotation.errors import ManifestError
-from jelou_rotation.manifest import MAX_BYTES, AuthType, Row, display_name, dump, json_schema, load
-from jelou_rotation.references import Reference
+from jelou_rotation.manifest import COLUMNS, MAX_BYTES, display_name, dump, json_schema, load
+from jelou_rotation.references import EXPECTED, Reference
+from jelou_rotation.row import AuthType, Row
 
 EXAMPLES = Path(__file__).parents[2] / "deployments" / "manifests"
 HEADER = "projectId,webhookUrl,authType,authorization,apiKey,tags\n"
 ONE_ROW = "projects:\n  a: {authType: no_auth}\n"
-NAMES = "projectId, webhookUrl, authType, authorization, apiKey, tags"
+NAMES = ", ".join(COLUMNS)
 SECRET = "Planted-S3cret:x9"
 
 
@@ -186,13 +187,22 @@ def test_any_url_that_fsspec_knows_is_read(tmp_path, scheme):
     assert (load(url).name, ids_of(url)) == ("remote.csv", ["a"])
 
 
+def test_an_address_with_a_password_is_refused_before_it_is_asked():
+    with pytest.raises(ManifestError) as caught:
+        load(f"https://user:{SECRET}@127.0.0.1:1/eu.yaml")
+
+    assert str(caught.value.faults[0]) == "eu.yaml: a user or password does not belong in the address of a manifest"
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [
         ("/srv/customers/eu.yaml", "eu.yaml"),
         ("s3://bucket/folder/eu.csv", "eu.csv"),
         (f"https://user:{SECRET}@host/eu.yaml?sig={SECRET}#{SECRET}", "eu.yaml"),
-        (f"s3://user:{SECRET}@bucket", "bucket"),
+        (f"s3://user:{SECRET}@bucket", "manifest"),
+        (f"https://user:{SECRET}#x@host/eu.yaml", "eu.yaml"),
+        (f"https://user:{SECRET}?x@host/", "manifest"),
         ("https://", "manifest"),
         ("", "manifest"),
         ("projects:\n", "pasted text"),
@@ -208,7 +218,7 @@ def test_the_name_people_see_is_the_files_alone(source, name):
         ("/nowhere/x.yaml", "x.yaml: not found"),
         ("memory://nowhere/x.csv", "x.csv: not found"),
         (str(EXAMPLES), "manifests: is a folder, not a file"),
-        (f"nosuch://u:{SECRET}@h/x.yaml?sig={SECRET}", "x.yaml: not a usable path, URL or text"),
+        (f"nosuch://h/x.yaml?sig={SECRET}", "x.yaml: not a usable path, URL or text"),
         ("a\ud800\n", "pasted text: not a usable path, URL or text"),
     ],
 )
@@ -303,7 +313,7 @@ def test_half_a_utf_16_character_is_refused(tmp_path):
             "projects:\n  a:\n    webhokUrl: x\n    note: {a: b}\n    authType: no_auth\n",
             [
                 "line 3, column 5: unknown key 'webhokUrl', did you mean webhookUrl?",
-                "line 4, column 5: unknown key, expected projectId, webhookUrl, authType, authorization, apiKey, tags",
+                f"line 4, column 5: unknown key, expected {NAMES}",
             ],
             id="unknown keys",
         ),
@@ -435,7 +445,7 @@ def test_yaml_is_refused_with_line_and_column(text, faults):
         pytest.param(HEADER + ",,no_auth\n", ["line 2, projectId: no projectId"], id="no projectId"),
         pytest.param(
             "authType,tags\nno_auth,x\n",
-            ["line 1: no column projectId, expected projectId, webhookUrl, authType, authorization, apiKey, tags"],
+            [f"line 1: no column projectId, expected {NAMES}"],
             id="no column projectId",
         ),
         pytest.param(
@@ -489,7 +499,7 @@ def test_csv_is_refused_with_the_line(text, faults):
     assert faults_of(text) == faults
 
 
-REFERENCE = "expected env:NAME, file:PATH or block:TYPE/NAME"
+REFERENCE = "expected env:NAME, file:PATH, block:TYPE/NAME or generate"
 
 
 @pytest.mark.parametrize(
@@ -502,8 +512,20 @@ REFERENCE = "expected env:NAME, file:PATH or block:TYPE/NAME"
         ({"authType": "no_auth", "authorization": "env:A"}, "authorization: authType no_auth takes no authorization"),
         ({"authorization": "env:A"}, "authorization: needs an authType beside it"),
         ({"authType": "basic", "authorization": "Basic abc"}, f"authorization: {REFERENCE}"),
-        ({"authType": "basic", "authorization": "generate"}, f"authorization: {REFERENCE}"),
-        ({"authType": "no_auth", "apiKey": "12|abc"}, f"apiKey: {REFERENCE}"),
+        ({"authType": "basic", "authorization": "generate"}, "authType basic needs a user to generate a password for"),
+        (
+            {"authType": "bearer", "authorization": "generate", "length": "16"},
+            "16 characters of urlsafe hold 96 bits of 128: use a length of at least 22",
+        ),
+        (
+            {"authType": "bearer", "authorization": "generate", "length": "8"},
+            "length: expected a number greater than or equal to 16",
+        ),
+        ({"authType": "bearer", "authorization": "generate", "length": "long"}, "length: expected a whole number"),
+        ({"authType": "no_auth", "overlap": "a day"}, "overlap: expected a time such as 90m, 24h or 30d"),
+        ({"authType": "no_auth", "publishTo": "env:A"}, "publishTo: expected block:TYPE/NAME"),
+        ({"authType": "no_auth", "probe": "maybe"}, "probe: expected required, best_effort or off"),
+        ({"authType": "no_auth", "apiKey": "12|abc"}, f"apiKey: {EXPECTED}"),
         ({"authType": "no_auth", "apiKey": "file:a\u0085"}, "apiKey: control character U+0085"),
         ({"authType": "no_auth", "tags": ["a\u202e"]}, "tags: control character U+202E"),
         ({"authType": "no_auth\u2069"}, "authType: control character U+2069"),
@@ -643,7 +665,7 @@ projects:
     authorization: literal
 """
     assert faults_of(text) == [
-        f"line 1, column 20, apiKey: {REFERENCE}",
+        f"line 1, column 20, apiKey: {EXPECTED}",
         "line 3, column 3, authorization: authType basic needs an authorization",
         "line 4, column 17, webhookUrl: expected an https:// URL",
         "line 7, column 15, authType: expected bearer, api_key, basic or no_auth",
@@ -863,7 +885,7 @@ def test_the_schema_and_the_references_agree(text):
 
 def test_every_setting_has_hover_help():
     properties = json_schema()["$defs"]["row"]["properties"]
-    assert list(properties) == ["projectId", "webhookUrl", "authType", "authorization", "apiKey", "tags"]
+    assert list(properties) == list(COLUMNS)
     assert all(one["description"] for one in properties.values())
 
 

@@ -12,15 +12,16 @@ from xml.etree import ElementTree as ET
 import pytest
 from markdown_it import MarkdownIt
 
-from jelou_rotation.manifest import Row, load
+from jelou_rotation.manifest import load
 from jelou_rotation.outcomes import Evidence, Outcome, RowResult
 from jelou_rotation.plan import Change
 from jelou_rotation.report import Report, RunInfo, markdown, summary_text, write
 from jelou_rotation.report_markdown import by_outcome, code, escape, outcome_bar, outcome_image, proofs
+from jelou_rotation.row import Row
 
 BEGAN = datetime(2026, 3, 1, 6, 30, tzinfo=UTC)
 REQUESTS = {"GET": 40, "PATCH": 12, "retries": 3, "throttled": 0}
-ADDRESS = Change("webhookUrl", "https://old.example/hook", "https://new.example/hook?a=1&b=2")
+ADDRESS = Change("webhookUrl", "https://old.example/hook", "https://new.example/hook?a=1&b=2", can_be_undone=True)
 CREDENTIAL = Change("authorization", None, "env:PANEL_TOKEN")
 
 
@@ -48,7 +49,14 @@ def failing(project_id: str = "p", error: str | None = "Jelou answered 500", adv
 
 def test_report_json_has_the_documented_shape():
     result = RowResult(
-        "p1", Outcome.ROTATED, Evidence.READ_BACK, (ADDRESS, CREDENTIAL), attempts=2, unconfirmed=("authType",)
+        "p1",
+        Outcome.ROTATED,
+        Evidence.READ_BACK,
+        (ADDRESS, CREDENTIAL),
+        attempts=2,
+        unconfirmed=("authType",),
+        notes=("the receiver was not asked",),
+        overlap_until=BEGAN + timedelta(days=1),
     )
     assert a_report([result, failing("p2")]).as_json() == {
         "schemaVersion": 1,
@@ -78,13 +86,16 @@ def test_report_json_has_the_documented_shape():
                         "field": "webhookUrl",
                         "before": "https://old.example/hook",
                         "after": "https://new.example/hook?a=1&b=2",
+                        "canBeUndone": True,
                     },
-                    {"field": "authorization", "before": None, "after": "env:PANEL_TOKEN"},
+                    {"field": "authorization", "before": None, "after": "env:PANEL_TOKEN", "canBeUndone": False},
                 ],
                 "attempts": 2,
                 "unconfirmed": ["authType"],
                 "error": None,
                 "advice": None,
+                "notes": ["the receiver was not asked"],
+                "overlapUntil": "2026-03-02T06:30:00.000Z",
             },
             {
                 "projectId": "p2",
@@ -95,6 +106,8 @@ def test_report_json_has_the_documented_shape():
                 "unconfirmed": [],
                 "error": "Jelou answered 500",
                 "advice": "Run it again.",
+                "notes": [],
+                "overlapUntil": None,
             },
         ],
     }
@@ -166,6 +179,7 @@ def test_what_needs_attention_is_what_is_not_as_wanted():
     results = [RowResult(outcome, outcome) for outcome in Outcome]
     needing = {result.outcome for result in a_report(results).needs_attention}
     assert needing == {
+        Outcome.BLOCKED,
         Outcome.FAILED,
         Outcome.DRIFTED,
         Outcome.MISSING,
@@ -327,7 +341,7 @@ def test_a_plan_shows_each_field_before_and_after():
     assert text.startswith("# Plan: `customers.yaml`")
     assert (
         "| `p1` | planned | `webhookUrl`: `https://old.example/hook` -> `https://new.example/hook?a=1&b=2`"
-        "<br>`authorization`: not readable -> `env:PANEL_TOKEN` |"
+        "<br>`authorization`: not readable -> `env:PANEL_TOKEN`, no way back |"
     ) in text
 
 
@@ -517,15 +531,15 @@ def test_the_table_artifact_has_one_row_a_project():
 def test_no_cell_of_the_csv_is_a_formula(text, cell, tmp_path):
     write(a_report([failing(text, text, text)]), tmp_path, [])
     lines = csv.reader(io.StringIO((tmp_path / "report.csv").read_bytes().decode("utf-8-sig"), newline=""))
-    assert list(lines)[1] == [cell, "failed", "", "", "1", "", cell, cell]
+    assert list(lines)[1] == [cell, "failed", "", "", "1", "", cell, cell, "", ""]
 
 
 def test_the_csv_is_rfc_4180_with_the_mark_excel_needs(tmp_path):
     write(a_report(rows(Outcome.ROTATED, 1)), tmp_path, [])
     assert (tmp_path / "report.csv").read_bytes() == (
         b"\xef\xbb\xbf"
-        b'"projectId","outcome","evidence","changes","attempts","unconfirmed","error","advice"\r\n'
-        b'"project-0","rotated","","","0","","",""\r\n'
+        b'"projectId","outcome","evidence","changes","attempts","unconfirmed","error","advice","notes","overlapUntil"\r\n'
+        b'"project-0","rotated","","","0","","","","",""\r\n'
     )
 
 
@@ -558,7 +572,7 @@ def test_the_terminal_shows_one_aligned_line_a_row_and_what_to_do():
 def test_a_plan_in_the_terminal_has_no_empty_column():
     report = a_report([RowResult("p1", Outcome.PLANNED, changes=(CREDENTIAL,))], "plan")
     assert summary_text(report, width=80).splitlines() == [
-        "p1  planned  authorization: not readable -> env:PANEL_TOKEN",
+        "p1  planned  authorization: not readable -> env:PANEL_TOKEN, no way back",
         "",
         "1 project: 1 would change.",
     ]

@@ -39,7 +39,7 @@ def eventually(look: Callable[[], T]) -> T:
 
 @dataclass(frozen=True)
 class Prefect:
-    """A Prefect server with the three deployments and one worker."""
+    """A Prefect server with the deployments and one worker."""
 
     api: httpx.Client
     reports: Path
@@ -222,11 +222,11 @@ def test_a_worker_rotates_and_its_report_is_in_the_ui(prefect: Prefect, projects
     assert state["message"] in prefect.report_artifact(run_id)
 
 
-def test_all_three_deployments_are_registered_and_only_one_is_scheduled(prefect: Prefect):
+def test_all_deployments_are_registered_and_only_two_are_scheduled(prefect: Prefect):
     found = prefect.post("/deployments/filter")
 
     scheduled = {deployment["name"]: len(deployment["schedules"]) for deployment in found}
-    assert scheduled == {"rotate-scheduled": 1, "onboard-bulk": 0, "rotate-manual": 0}
+    assert scheduled == {"rotate-scheduled": 1, "close-overlaps": 1, "onboard-bulk": 0, "rotate-manual": 0}
 
 
 def test_a_cancelled_run_stops_writing_and_reports_what_was_done(prefect: Prefect, projects, second_patch_hangs):

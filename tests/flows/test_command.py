@@ -37,7 +37,7 @@ def test_a_plan_shows_the_changes_on_standard_output_and_nothing_else_is_said(ma
 
     assert done.stderr == ""
     assert done.stdout.splitlines()[:3] == [
-        "prj_1  planned  authorization: not readable -> env:TOKEN",
+        "prj_1  planned  authorization: not readable -> env:TOKEN, no way back",
         "",
         "1 project: 1 would change.",
     ]

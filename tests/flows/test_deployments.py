@@ -7,6 +7,8 @@ import yaml
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
 
+from flows.rotate_credentials import rotate_credentials
+
 REPOSITORY = Path(__file__).parents[2]
 DEPLOYMENTS = {each["name"]: each for each in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]}
 
@@ -52,11 +54,11 @@ def test_no_folder_of_one_machine_is_named(deployment):
     assert not Path(deployment["entrypoint"]).is_absolute()
 
 
-def test_the_form_offers_the_modes_and_plan_is_what_it_starts_with(flow):
-    mode = flow.parameters.properties["mode"]
+def test_the_form_offers_the_modes_and_plan_is_what_it_starts_with():
+    parameters = rotate_credentials.parameters
 
-    assert mode["default"] == "plan"
-    assert flow.parameters.definitions["Mode"]["enum"] == ["plan", "rotate"]
+    assert parameters.properties["mode"]["default"] == "plan"
+    assert parameters.definitions["Mode"]["enum"] == ["plan", "rotate"]
 
 
 def test_the_form_says_of_each_parameter_what_it_is(flow):
@@ -64,6 +66,7 @@ def test_the_form_says_of_each_parameter_what_it_is(flow):
 
 
 def test_there_is_one_for_each_use():
-    assert list(DEPLOYMENTS) == ["rotate-scheduled", "onboard-bulk", "rotate-manual"]
-    assert [name for name, each in DEPLOYMENTS.items() if each.get("schedules")] == ["rotate-scheduled"]
+    assert list(DEPLOYMENTS) == ["rotate-scheduled", "close-overlaps", "onboard-bulk", "rotate-manual"]
+    scheduled = [name for name, each in DEPLOYMENTS.items() if each.get("schedules")]
+    assert scheduled == ["rotate-scheduled", "close-overlaps"]
     assert DEPLOYMENTS["rotate-manual"]["parameters"]["mode"] == "plan"

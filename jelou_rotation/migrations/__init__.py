@@ -1,0 +1,1 @@
+"""The schema of the record store, revision by revision, run by alembic when a store is opened."""

@@ -1,0 +1,545 @@
+"""The life of a credential made here, against a simulated Jelou, real receivers and a real store."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from jelou_rotation.errors import Passing, SettingsError, StoreError, StoreUnavailable
+from jelou_rotation.gateway import Integration
+from jelou_rotation.life import Orders, document
+from jelou_rotation.outcomes import Evidence, Outcome
+from jelou_rotation.probe import Answer, Verdict
+from jelou_rotation.records import Step, Store, new_key
+from jelou_rotation.records.schema import records
+from jelou_rotation.references import local_handlers
+from jelou_rotation.rotation import open_rotation
+from jelou_rotation.row import AuthType, Row
+from jelou_rotation.settings import Settings
+from jelou_rotation.simulator import Fault, Simulator, running
+
+KEY = new_key()
+
+
+class Receiver:
+    """The customer's side: accepts what the hand-over document says, as the real ones shall."""
+
+    def __init__(self, simulator):
+        self.simulator = simulator
+        self.documents = []
+        self.is_listening = True
+
+    async def publish(self, target, document):
+        content = json.loads(document)
+        self.documents.append(content)
+        if self.is_listening:
+            slots = (content[slot] for slot in ("current", "pending", "previous"))
+            receiver = self.simulator.receivers[target.partition("/")[2]]
+            # Without a current one the first rotation is under way: what was accepted so far stays accepted.
+            kept = set() if content["current"] else receiver.accepts
+            receiver.accepts = {slot["value"] for slot in slots if slot} | kept
+
+
+@pytest.fixture
+def simulator(monkeypatch, tmp_path):
+    simulator = Simulator()
+    monkeypatch.setenv("JELOU_API_KEY", "demo-key")
+    monkeypatch.setenv("JELOU_ALLOW_PRIVATE_HOSTS", "true")
+    monkeypatch.setenv("JELOU_STORE_URL", f"sqlite:///{tmp_path}/records.db")
+    monkeypatch.setenv("JELOU_STORE_KEY", KEY)
+    with running(simulator) as url:
+        monkeypatch.setenv("JELOU_BASE_URL", f"{url}/platform/v1")
+        simulator.add_project("prj-1")
+        yield simulator
+
+
+@pytest.fixture
+def receiver(simulator):
+    return Receiver(simulator)
+
+
+def generated(project_id="prj-1", **settings):
+    given = {"projectId": project_id, "authType": "bearer", "authorization": "generate", "minimumAge": "0"}
+    given |= {"publishTo": f"block:secret/{project_id}"} | settings
+    return Row.model_validate(given, context={"allow_private_hosts": True})
+
+
+async def run(receiver, *rows, tries=6, plan_only=False, **orders):
+    """What a flow does, without Prefect."""
+    handlers = local_handlers()
+    opened = open_rotation(
+        Settings.load(), rows, handlers, plan_only=plan_only, publish=receiver.publish, orders=Orders(**orders)
+    )
+    async with opened as rotation:
+        await again(rotation.plan, [row.project_id for row in rows], tries)
+        if not plan_only:
+            await again(rotation.apply, rotation.to_apply(), tries)
+        results = {result.project_id: result for result in rotation.results()}
+    return results[rows[0].project_id] if len(rows) == 1 else results
+
+
+async def again(step, project_ids, tries):
+    for _ in range(tries):
+        try:
+            return await step(project_ids)
+        except Passing:
+            pass
+    return None
+
+
+async def record_of(project_id="prj-1"):
+    settings = Settings.load()
+    async with Store.open(settings.store_url.get_secret_value(), SecretStr(KEY)) as store:
+        return (await store.read([project_id])).get(project_id)
+
+
+async def test_a_credential_is_made_kept_proven_given_and_promoted(simulator, receiver):
+    result = await run(receiver, generated())
+
+    record, project = await record_of(), simulator.projects["prj-1"]
+    assert (result.outcome, result.evidence) == (Outcome.ROTATED, Evidence.RECEIVER_CHECKED)
+    assert record.step is Step.IDLE
+    assert project.authorization == record.current.value.get_secret_value()
+    assert len(project.authorization) == 43
+    assert await simulator.deliver("prj-1")
+    assert record.holder is None
+
+
+async def test_the_receiver_is_told_before_it_is_asked_and_again_when_the_credential_is_in_use(simulator, receiver):
+    await run(receiver, generated())
+    first = simulator.projects["prj-1"].authorization
+    await run(receiver, generated())
+    second = simulator.projects["prj-1"].authorization
+
+    stages = [
+        tuple(document[slot] and document[slot]["value"] for slot in ("current", "pending", "previous"))
+        for document in receiver.documents
+    ]
+    assert first != second
+    assert stages[:2] == [(None, first, None), (first, None, None)]
+
+
+async def test_a_plan_makes_no_credential_and_writes_no_record(simulator, receiver):
+    result = await run(receiver, generated(), plan_only=True)
+
+    assert result.outcome is Outcome.PLANNED
+    assert [(change.field, change.can_be_undone) for change in result.changes] == [("authorization", False)]
+    assert await record_of() is None
+    assert not receiver.documents
+    assert set(simulator.requests_by_method) == {"GET"}
+
+
+async def test_a_plan_says_which_rows_could_be_rolled_back(simulator, receiver):
+    await run(receiver, generated(overlap="0"))
+    result = await run(receiver, generated(), plan_only=True)
+
+    assert [(change.field, change.can_be_undone) for change in result.changes] == [("authorization", True)]
+
+
+async def test_no_patch_when_the_receiver_does_not_accept_the_new_credential(simulator, receiver):
+    receiver.is_listening = False
+
+    result = await run(receiver, generated())
+
+    assert result.outcome is Outcome.BLOCKED
+    assert "the receiver does not accept the new credential yet" in result.error
+    assert simulator.requests_by_method["PATCH"] == 0
+    assert (await record_of()).step is Step.STAGED
+
+
+async def test_a_blocked_row_goes_on_with_the_same_value_once_the_receiver_is_ready(simulator, receiver):
+    receiver.is_listening = False
+    await run(receiver, generated())
+    staged = (await record_of()).pending.value
+    receiver.is_listening = True
+
+    result = await run(receiver, generated())
+
+    assert result.outcome is Outcome.ROTATED
+    assert simulator.projects["prj-1"].authorization == staged.get_secret_value()
+
+
+@pytest.mark.parametrize(
+    ("probe", "outcome"), [("required", Outcome.BLOCKED), ("best_effort", Outcome.ROTATED), ("off", Outcome.ROTATED)]
+)
+async def test_a_receiver_that_cannot_be_reached_blocks_only_where_the_probe_is_required(
+    simulator, receiver, probe, outcome
+):
+    simulator.projects["prj-1"].webhook_url = "http://127.0.0.1:1/gone"
+
+    result = await run(receiver, generated(probe=probe))
+
+    assert result.outcome is outcome
+    assert result.evidence is (None if outcome is Outcome.BLOCKED else Evidence.READ_BACK)
+
+
+async def test_a_receiver_that_checks_nothing_is_said_to_check_nothing(simulator, receiver):
+    simulator.receivers["prj-1"].checks = False
+
+    result = await run(receiver, generated())
+
+    assert (result.outcome, result.evidence) == (Outcome.ROTATED, Evidence.READ_BACK)
+    assert "the receiver does not check: it accepts a random credential" in result.notes
+
+
+async def test_a_store_that_cannot_be_written_means_no_request(simulator, receiver, monkeypatch, tmp_path):
+    monkeypatch.setenv("JELOU_STORE_URL", f"sqlite:///{tmp_path}/absent/records.db")
+
+    with pytest.raises(StoreError):
+        await run(receiver, generated())
+
+    assert not simulator.requests_by_method
+
+
+async def test_generating_without_a_store_key_is_refused(simulator, receiver, monkeypatch):
+    monkeypatch.delenv("JELOU_STORE_KEY")
+
+    with pytest.raises(SettingsError, match="JELOU_STORE_KEY: missing"):
+        await run(receiver, generated())
+
+
+async def test_a_store_that_fails_while_staging_means_no_patch(simulator, receiver, monkeypatch):
+    async def broken(*_arguments, **_options):
+        raise StoreUnavailable("the record store failed")
+
+    monkeypatch.setattr(Store, "stage", broken)
+
+    result = await run(receiver, generated())
+
+    assert result.outcome is Outcome.FAILED
+    assert simulator.requests_by_method["PATCH"] == 0
+
+
+async def test_a_row_that_is_not_due_costs_no_request(simulator, receiver):
+    await run(receiver, generated())
+    requests = simulator.requests_by_method.total()
+
+    result = await run(receiver, generated(rotateEvery="30d"))
+
+    assert result.outcome is Outcome.NOT_DUE
+    assert simulator.requests_by_method.total() == requests
+
+
+async def test_a_changed_address_is_sent_although_the_credential_is_not_due(simulator, receiver):
+    await run(receiver, generated())
+
+    result = await run(receiver, generated(rotateEvery="30d", webhookUrl="https://new.example/hook"))
+
+    assert result.outcome is Outcome.UPDATED
+    assert simulator.projects["prj-1"].received[-1] == {"webhookUrl": "https://new.example/hook"}
+
+
+async def test_a_second_rotation_inside_an_open_overlap_is_refused_unless_ended_by_name(simulator, receiver):
+    await run(receiver, generated(overlap="0"))
+    await run(receiver, generated())
+    blocked = await run(receiver, generated())
+    allowed = await run(receiver, generated(), end_overlap=frozenset({"prj-1"}))
+
+    assert blocked.outcome is Outcome.BLOCKED
+    assert "the overlap of the last rotation is open until" in blocked.error
+    assert blocked.overlap_until > datetime.now(UTC) + timedelta(hours=23)
+    assert allowed.outcome is Outcome.ROTATED
+
+
+async def test_a_leaked_credential_is_replaced_at_once_and_proven_dead(simulator, receiver):
+    await run(receiver, generated(rotateEvery="30d"))
+    leaked = simulator.projects["prj-1"].authorization
+
+    result = await run(receiver, generated(rotateEvery="30d"), leaked=True)
+
+    assert (result.outcome, result.evidence) == (Outcome.ROTATED, Evidence.OLD_REFUSED)
+    assert leaked not in simulator.receivers["prj-1"].accepts
+    assert (await record_of()).previous is None
+
+
+async def test_a_receiver_that_keeps_the_leaked_credential_is_reported(simulator, receiver):
+    await run(receiver, generated())
+    leaked = simulator.projects["prj-1"].authorization
+    receiver.simulator.receivers["prj-1"].accepts = frozenset({leaked})
+
+    class Hoarder(Receiver):
+        async def publish(self, target, document):
+            await super().publish(target, document)
+            self.simulator.receivers["prj-1"].accepts |= {leaked}
+
+    result = await run(Hoarder(simulator), generated(), leaked=True)
+
+    assert result.outcome is Outcome.ROTATED
+    assert any(note.startswith("old_still_accepted") for note in result.notes)
+    assert (await record_of()).previous.value.get_secret_value() == leaked
+
+
+async def test_a_credential_the_receiver_refuses_after_the_patch_is_rolled_back(simulator, receiver):
+    await run(receiver, generated(overlap="0"))
+    former = simulator.projects["prj-1"].authorization
+    forget_after_patch(simulator, receiver, keep={former})
+
+    result = await run(receiver, generated())
+
+    record = await record_of()
+    assert result.outcome is Outcome.FAILED
+    assert "the former one was put back and read back" in result.error
+    assert simulator.projects["prj-1"].authorization == former
+    assert (record.step, record.current.value.get_secret_value()) == (Step.IDLE, former)
+
+
+async def test_without_a_known_former_credential_the_report_says_what_is_needed(simulator, receiver):
+    forget_after_patch(simulator, receiver, keep={"old"})
+
+    result = await run(receiver, generated())
+
+    assert result.outcome is Outcome.FAILED
+    assert "the former one is not known here" in result.error
+    assert "credential show" in result.advice
+    assert (await record_of()).step is Step.SENT
+
+
+def forget_after_patch(simulator, receiver, keep):
+    """The receiver loses what it was told in the moment Jelou takes the new credential."""
+    project = simulator.projects["prj-1"]
+
+    class Patches(list):
+        def append(self, body):
+            simulator.receivers["prj-1"].accepts = set(keep)
+            receiver.is_listening = False
+            super().append(body)
+
+    project.patches = Patches(project.patches)
+
+
+async def test_a_change_by_somebody_else_since_the_plan_is_drift_and_nothing_is_sent(simulator, receiver):
+    async with open_rotation(
+        Settings.load(), [generated()], local_handlers(), plan_only=False, publish=receiver.publish
+    ) as rotation:
+        await rotation.plan(["prj-1"])
+        simulator.projects["prj-1"].webhook_url = "https://theirs.example/"
+        await rotation.apply(["prj-1"])
+
+    assert rotation.results()[0].outcome is Outcome.DRIFTED
+    assert simulator.requests_by_method["PATCH"] == 0
+
+
+async def test_drift_is_overwritten_only_where_it_was_ordered_by_name(simulator, receiver):
+    orders = Orders(overwrite_drift=frozenset({"prj-1"}))
+    async with open_rotation(
+        Settings.load(), [generated()], local_handlers(), plan_only=False, publish=receiver.publish, orders=orders
+    ) as rotation:
+        await rotation.plan(["prj-1"])
+        simulator.projects["prj-1"].updated_at += timedelta(seconds=5)
+        await rotation.apply(["prj-1"])
+
+    assert rotation.results()[0].outcome is Outcome.ROTATED
+    assert "somebody else's change was overwritten, as ordered" in rotation.results()[0].notes
+
+
+async def test_the_same_manifest_of_references_writes_nothing_the_second_time(simulator, receiver, monkeypatch):
+    monkeypatch.setenv("TOKEN", "from-outside")
+    simulator.add_project("prj-2")
+    rows = [
+        Row.model_validate({"projectId": each, "authType": "bearer", "authorization": "env:TOKEN"})
+        for each in ("prj-1", "prj-2")
+    ]
+    first = await run(receiver, *rows)
+    second = await run(receiver, *rows)
+    monkeypatch.setenv("TOKEN", "another")
+    third = await run(receiver, *rows)
+
+    assert {each.outcome for each in first.values()} == {Outcome.ROTATED}
+    assert {each.outcome for each in second.values()} == {Outcome.UNCHANGED}
+    assert {each.outcome for each in third.values()} == {Outcome.ROTATED}
+    assert simulator.requests_by_method["PATCH"] == 4
+
+
+async def test_a_reference_is_sent_again_when_somebody_else_wrote_meanwhile(simulator, receiver, monkeypatch):
+    monkeypatch.setenv("TOKEN", "from-outside")
+    row = Row.model_validate({"projectId": "prj-1", "authType": "bearer", "authorization": "env:TOKEN"})
+    await run(receiver, row)
+    simulator.projects["prj-1"].updated_at += timedelta(seconds=5)
+
+    assert (await run(receiver, row)).outcome is Outcome.ROTATED
+
+
+async def test_repeated_failure_parks_a_row_until_a_person_unparks_it(simulator, receiver):
+    receiver.is_listening = False
+    for _ in range(5):
+        await run(receiver, generated())
+    parked = await run(receiver, generated())
+    async with Store.open(Settings.load().store_url.get_secret_value(), SecretStr(KEY)) as store:
+        await store.unpark("prj-1", "a test")
+    receiver.is_listening = True
+
+    assert "parked after 5 failures" in parked.error
+    assert "unpark prj-1" in parked.advice
+    assert (await run(receiver, generated())).outcome is Outcome.ROTATED
+
+
+@pytest.mark.parametrize("kind", ["reset_before", "reset_after", "status_zero", "garbage"])
+async def test_an_unclear_answer_is_settled_with_the_one_generated_value(simulator, receiver, kind):
+    simulator.add_fault(Fault(kind=kind, method="PATCH", times=2))
+
+    result = await run(receiver, generated())
+
+    assert result.outcome is Outcome.ROTATED
+    assert len({body["authorization"] for body in simulator.projects["prj-1"].received}) == 1
+
+
+async def interrupted(simulator, receiver, *, sent):
+    """A run that died with a pending credential in the record, its lease over."""
+    settings = Settings.load()
+    async with Store.open(settings.store_url.get_secret_value(), SecretStr(KEY)) as store:
+        leases = await store.take(["prj-1"], "a dead run", "", 60)
+        lease = leases["prj-1"]
+        await store.observe(lease, Integration(simulator.projects["prj-1"].webhook_url, "bearer"))
+        record = await store.stage(lease, SecretStr("pending-value"), AuthType.BEARER)
+        if sent:
+            record = await store.mark_sent(lease)
+        await store.release(leases)
+    await receiver.publish("secret/prj-1", document(record))
+    simulator.receivers["prj-1"].accepts |= {"old"}
+
+
+async def test_pending_and_not_sent_goes_on_with_the_same_value(simulator, receiver):
+    await interrupted(simulator, receiver, sent=False)
+
+    assert (await run(receiver, generated())).outcome is Outcome.ROTATED
+    assert [body["authorization"] for body in simulator.projects["prj-1"].received] == ["pending-value"]
+
+
+async def test_sent_and_jelou_as_before_sends_the_same_value_again(simulator, receiver):
+    await interrupted(simulator, receiver, sent=True)
+
+    assert (await run(receiver, generated())).outcome is Outcome.ROTATED
+    assert [body["authorization"] for body in simulator.projects["prj-1"].received] == ["pending-value"]
+
+
+async def test_sent_and_jelou_has_ours_sends_the_same_value_once_more_and_verifies(simulator, receiver):
+    new = f"{simulator.receiver_url('prj-1')}?moved"
+    await interrupted(simulator, receiver, sent=True)
+    project = simulator.projects["prj-1"]
+    project.webhook_url, project.authorization = new, "pending-value"
+
+    result = await run(receiver, generated(webhookUrl=new))
+
+    assert (result.outcome, result.evidence) == (Outcome.ROTATED, Evidence.RECEIVER_CHECKED)
+    assert [body["authorization"] for body in project.received] == ["pending-value"]
+
+
+async def test_sent_and_jelou_has_something_else_is_drift_and_held(simulator, receiver):
+    await interrupted(simulator, receiver, sent=True)
+    simulator.projects["prj-1"].webhook_url = "https://theirs.example/"
+
+    assert (await run(receiver, generated())).outcome is Outcome.DRIFTED
+    assert not simulator.projects["prj-1"].received
+
+
+async def test_promoted_is_only_looked_at_and_not_written_again(simulator, receiver, monkeypatch):
+    monkeypatch.setenv("TOKEN", "from-outside")
+    row = Row.model_validate({"projectId": "prj-1", "authType": "bearer", "authorization": "env:TOKEN"})
+    await run(receiver, row)
+    simulator.requests_by_method.clear()
+
+    result = await run(receiver, row)
+
+    assert (result.outcome, result.evidence) == (Outcome.UNCHANGED, Evidence.READ_BACK)
+    assert simulator.requests_by_method == {"GET": 1}
+
+
+async def test_a_run_that_was_replaced_sends_no_patch(simulator, receiver):
+    async with open_rotation(
+        Settings.load(), [generated()], local_handlers(), plan_only=False, publish=receiver.publish
+    ) as rotation:
+        await rotation.plan(["prj-1"])
+
+        async def taken_over(*_arguments, **_options):
+            await steal("prj-1")
+            return Verdict(Answer.ACCEPTED, "as ordered", 200)
+
+        rotation._tools.prober.try_credential = taken_over
+        await rotation.apply(["prj-1"])
+
+    assert rotation.results()[0].outcome is Outcome.FAILED
+    assert "another run has taken over" in rotation.results()[0].error
+    assert simulator.requests_by_method["PATCH"] == 0
+
+
+async def steal(project_id):
+    """What another machine does once the lease of this one is over."""
+    later = datetime.now(UTC) + timedelta(minutes=5)
+    async with Store.open(Settings.load().store_url.get_secret_value(), SecretStr(KEY), now=lambda: later) as store:
+        assert project_id in await store.take([project_id], "another machine", "another run", 30)
+
+
+async def test_a_project_that_another_run_holds_is_blocked_and_not_touched(simulator, receiver):
+    await steal("prj-1")
+
+    result = await run(receiver, generated(), tries=2)
+
+    assert (result.outcome, result.error) == (Outcome.BLOCKED, "another run works on this project")
+    assert simulator.requests_by_method["PATCH"] == 0
+    assert not receiver.documents
+
+
+async def close(receiver, *rows):
+    async with open_rotation(
+        Settings.load(), rows, local_handlers(), plan_only=False, publish=receiver.publish
+    ) as rotation:
+        await rotation.close([row.project_id for row in rows])
+        return rotation.results()[0]
+
+
+async def test_an_overlap_is_closed_when_it_is_over_and_the_former_credential_is_dead(simulator, receiver):
+    await run(receiver, generated())
+    former = simulator.projects["prj-1"].authorization
+    await run(receiver, generated(overlap="24h"))
+    still_open = await close(receiver, generated())
+    accepted = former in simulator.receivers["prj-1"].accepts
+    await end_overlap_now()
+
+    closed = await close(receiver, generated())
+
+    assert (still_open.outcome, accepted) == (Outcome.UNCHANGED, True)
+    assert still_open.overlap_until is not None
+    assert (closed.outcome, closed.evidence) == (Outcome.UPDATED, Evidence.OLD_REFUSED)
+    assert (await record_of()).previous is None
+
+
+async def test_an_overlap_that_is_over_is_reported_until_the_former_credential_is_dead(simulator, receiver):
+    await run(receiver, generated())
+    await run(receiver, generated(overlap="24h"))
+    await end_overlap_now()
+    receiver.is_listening = False
+
+    result = await close(receiver, generated())
+
+    assert result.outcome is Outcome.FAILED
+    assert "old_still_accepted" in result.error
+    assert (await record_of()).previous is not None
+
+
+async def end_overlap_now():
+    engine = create_async_engine(Settings.load().store_url.get_secret_value().replace("sqlite:", "sqlite+aiosqlite:"))
+    async with engine.begin() as connection:
+        await connection.execute(update(records).values(overlap_until=datetime.now(UTC) - timedelta(seconds=1)))
+    await engine.dispose()
+
+
+async def test_what_the_receiver_should_accept_shrinks_to_one_credential_in_the_end(simulator, receiver):
+    await run(receiver, generated())
+    await run(receiver, generated(overlap="24h"))
+    during = receiver.documents[-1]
+    await end_overlap_now()
+    await close(receiver, generated())
+    after = receiver.documents[-1]
+
+    assert [bool(during[slot]) for slot in ("current", "pending", "previous")] == [True, False, True]
+    assert [bool(after[slot]) for slot in ("current", "pending", "previous")] == [True, False, False]
+
+
+async def test_no_result_shows_a_credential(simulator, receiver):
+    results = [await run(receiver, generated()) for _ in range(2)]
+    values = {body["authorization"] for body in simulator.projects["prj-1"].received}
+
+    assert not any(value in repr(results) for value in values)
