@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jelou_rotation import __version__
-from jelou_rotation.errors import Fault, RefusedInput, RowsNeedAttention, SettingsError
+from jelou_rotation.errors import Fault, RefusedInput, SettingsError
 
 if TYPE_CHECKING:
     from jelou_rotation.records import Store
@@ -220,7 +220,7 @@ def _refuse_early(manifest: str, only: Sequence[str]) -> None:
 
 
 async def _report_of(start: Callable[[str], Any], manifest: str) -> "Report":
-    from jelou_rotation.report import Report
+    from jelou_rotation.report import Report, RowsNeedAttention
 
     await _require_prefect()
     state = await start(manifest)

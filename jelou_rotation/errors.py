@@ -7,7 +7,7 @@ Everything that can go wrong, grouped by what the caller can do about it.
     + ManifestError
     + UnresolvedReferences
     + StoreError         the record store cannot be opened, or the key does not fit it
-  x RowsNeedAttention    the run finished and some rows are not as wanted: its report says which
+  x RowsNeedAttention    the run finished and some rows are not as wanted: see report.py
   x RowTrouble           one row did not get where it should
     + Passing            may succeed when the same is tried again
       - Held             another run works on this project
@@ -39,10 +39,7 @@ nor any text a server answered with, because a validator may echo what it was gi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from jelou_rotation.report import Report
+from typing import ClassVar
 
 
 class JelouRotationError(Exception):
@@ -51,14 +48,6 @@ class JelouRotationError(Exception):
 
 class RefusedInput(JelouRotationError):
     """Refused before anything was sent."""
-
-
-class RowsNeedAttention(JelouRotationError):
-    """The run finished and some rows are not as wanted; `report` says which, why, and what to do."""
-
-    def __init__(self, report: "Report") -> None:
-        super().__init__(report.headline())
-        self.report = report
 
 
 @dataclass(frozen=True, slots=True)

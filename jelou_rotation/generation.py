@@ -4,14 +4,10 @@ import math
 import secrets
 import string
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from pydantic.alias_generators import to_camel
-
-if TYPE_CHECKING:
-    # A row holds a policy, so its module imports this one.
-    from jelou_rotation.row import AuthType
 
 LEAST_BITS = 128
 
@@ -54,15 +50,15 @@ class Policy(BaseModel):
     )
 
 
-def generate(policy: Policy, auth_type: "AuthType") -> SecretStr:
-    """A new credential as a manifest would hold it. Raises ValueError with what `check` says."""
+def generate(policy: Policy, auth_type: str) -> SecretStr:
+    """A new credential for this authType, as a manifest would hold it. Raises ValueError with what `check` says."""
     if fault := check(policy, auth_type):
         raise ValueError(fault)
     credential = policy.prefix + _random(policy.length, policy.alphabet)
     return SecretStr(f"{policy.user}:{credential}" if auth_type == "basic" else credential)
 
 
-def check(policy: Policy, auth_type: "AuthType") -> str | None:
+def check(policy: Policy, auth_type: str) -> str | None:
     """Why this policy cannot serve this authType, in a sentence; None when it can."""
     if auth_type == "no_auth":
         return "authType no_auth takes no credential"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from jelou_rotation.errors import JelouRotationError
 from jelou_rotation.manifest import dump
 from jelou_rotation.outcomes import Outcome, RowResult
 from jelou_rotation.report_markdown import (
@@ -154,6 +155,14 @@ class Report:
             f"{already:,} {'is' if already == 1 else 'are'} already so" if already else "",
         ]
         return ", ".join(filter(None, parts))
+
+
+class RowsNeedAttention(JelouRotationError):
+    """The run finished and some rows are not as wanted; `report` says which, why, and what to do."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.headline())
+        self.report = report
 
 
 def write(report: Report, directory: Path, retry_rows: Iterable[Row]) -> None:

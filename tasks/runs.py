@@ -15,11 +15,11 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from jelou_rotation import __version__
-from jelou_rotation.errors import RefusedInput, RowsNeedAttention
+from jelou_rotation.errors import RefusedInput
 from jelou_rotation.life import Orders
 from jelou_rotation.manifest import Manifest, display_name
 from jelou_rotation.references import local_handlers
-from jelou_rotation.report import Report, RunInfo, markdown, write
+from jelou_rotation.report import Report, RowsNeedAttention, RunInfo, markdown, write
 from jelou_rotation.rotation import NO_ORDERS, Rotation, open_rotation
 from jelou_rotation.row import Row
 from jelou_rotation.settings import Settings

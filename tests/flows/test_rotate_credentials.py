@@ -12,9 +12,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 
 from flows.rotate_credentials import rotate_credentials
-from jelou_rotation.errors import ManifestError, RowsNeedAttention
+from jelou_rotation.errors import ManifestError
 from jelou_rotation.outcomes import Outcome
-from jelou_rotation.report import Report
+from jelou_rotation.report import Report, RowsNeedAttention
 from jelou_rotation.simulator import Fault
 from tasks.projects import rotate_projects
 from tasks.runs import Mode
