@@ -40,6 +40,7 @@ async def rotate_credentials(
     settings = Settings.load()
     source = await asyncio.to_thread(load, manifest, allow_private_hosts=settings.allow_private_hosts)
     chosen = source.select(only)
+    chosen.require([*overwrite_drift, *end_overlap])
     orders = Orders(leaked, frozenset(overwrite_drift), frozenset(end_overlap))
     async with open_run(settings, chosen.rows, plan_only=mode is Mode.PLAN, orders=orders) as rotation:
         try:

@@ -108,10 +108,12 @@ class RowTrouble(JelouRotationError):
     """
     One row did not get where it should.
 
-    `may_have_acted` tells whether Jelou may have done it all the same; `advice` tells a person what to do.
+    `may_have_acted` tells whether Jelou may have done it all the same; `counts` whether the row itself is to blame, so
+    that it is parked when that happens again and again; `advice` tells a person what to do.
     """
 
     may_have_acted: ClassVar[bool] = False
+    counts: ClassVar[bool] = True
     advice: str = "Look at the message, then run the row again."
 
 
@@ -122,6 +124,7 @@ class Passing(RowTrouble):
     `retry_after` is the pause Jelou asked for, in seconds, or None.
     """
 
+    counts = False
     advice = "Run the row again: the same value is sent, which does no harm."
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -191,6 +194,7 @@ class AccessDenied(RowTrouble):
 class KeyRefused(AccessDenied):
     """Jelou refuses the key itself."""
 
+    counts = False
     advice = "Check JELOU_API_KEY (or the row's apiKey): it is wrong, was deleted, or belongs to the other scheme."
 
 
@@ -203,6 +207,7 @@ class NotFound(RowTrouble):
 class Drifted(RowTrouble):
     """Somebody else changed the integration after it was planned."""
 
+    counts = False
     advice = "Find out who changed it, bring the manifest in line, then plan again."
 
 
@@ -226,6 +231,7 @@ class ReceiverRefused(RowTrouble):
 class OldStillAccepted(RowTrouble):
     """The overlap is over and the receiver is not proven to refuse the former credential."""
 
+    counts = False
     advice = "Make the receiver forget the former credential; the next run of close-overlaps looks again."
 
 
@@ -238,6 +244,7 @@ class Unexpected(RowTrouble):
 class RecordError(RowTrouble):
     """One record did not become what was asked."""
 
+    counts = False
     advice = "Run the row again: it goes on from what the record says."
 
 

@@ -98,6 +98,7 @@ class Life:
         self._notes: dict[str, None] = {}
         self._still_accepted = ""
         self._is_outdated = False
+        self._counts = False
         self._accepted_before: bool | None = None
 
     # Plan
@@ -165,9 +166,14 @@ class Life:
             return True
         if self.row.generates:
             return self._is_old()
-        if self._tools.orders.leaked or not self.record or not self.record.current:
+        if not self.record or not self.record.current:
             return True
         is_new = self._store.fingerprint(self._tools.vault[self.row.authorization]) != self.record.current.fingerprint
+        if self._tools.orders.leaked and not is_new:
+            raise Blocked(
+                f"{self.row.authorization} still holds the credential that leaked",
+                "Put a new one where the reference points, then run the row again.",
+            )
         return is_new or _moved(seen, self.record.integration or Integration())
 
     # Apply
@@ -208,7 +214,7 @@ class Life:
     async def _guard(self) -> None:
         """Before each PATCH: nobody else wrote. After one that went unanswered, ours counts as nobody else's."""
         told = await self._get()
-        was_sent = self.record is not None and self.record.step is Step.SENT
+        was_sent = self.record is not None and self.record.step in {Step.SENT, Step.ROLLING_BACK}
         before = self._plan.before
         is_ours = (was_sent or self._in_doubt) and not contradicts(told, self._plan.wanted)
         is_foreign = contradicts(told, before) or (not (was_sent or self._in_doubt) and _moved(told, before))
@@ -346,6 +352,7 @@ class Life:
         store, record = self._store, self.record
         if not store or not record or not record.current:
             raise AssertionError("unreachable: the store allows a rollback only to a known value")
+        await self._guard()
         before = self._plan.before
         body = {"authType": record.current.auth_type, "authorization": record.current.value.get_secret_value()}
         if before.webhook_url and not same_address(before.webhook_url, self._plan.wanted.webhook_url):
@@ -371,13 +378,19 @@ class Life:
         overlap = timedelta(0) if self._tools.orders.leaked else self.row.overlap_kept
         until = datetime.now(UTC) + overlap if overlap is not None else None
         self.record = await self._store.promote(self._lease, told, until)
-        if self.record.previous and until is None:
+        try:
+            await self._begin_overlap(is_kept=until is not None, is_over=not overlap)
+        except Blocked as blocked:
+            # The receiver still has what it was given before the PATCH, and the new credential is among it.
+            self._note(f"the receiver could not be told of the promotion: {blocked}")
+
+    async def _begin_overlap(self, *, is_kept: bool, is_over: bool) -> None:
+        if self._store and self.record and self.record.previous and not is_kept:
             self.record = await self._store.retire(self._lease)
-        elif self.record.previous and not overlap:
-            if not await self._close_overlap():
-                self._note(self._still_accepted)
-        else:
+        if not is_over or not is_kept:
             await self._hand_over()
+        elif not await self._close_overlap():
+            self._note(self._still_accepted)
 
     async def close(self) -> None:
         """End an overlap whose time is over, once the former credential is proven dead."""
@@ -425,6 +438,10 @@ class Life:
             )
         return self.result(Outcome.NOT_STARTED, error="the run ended before this row", advice="Run the row again.")
 
+    def fail(self, trouble: RowTrouble) -> None:
+        self.ended = self.failure(trouble)
+        self._counts = trouble.counts
+
     def failure(self, trouble: RowTrouble) -> RowResult:
         if isinstance(trouble, Drifted):
             outcome = Outcome.DRIFTED
@@ -432,8 +449,10 @@ class Life:
             outcome = Outcome.MISSING
         elif isinstance(trouble, Blocked | Held):
             outcome = Outcome.BLOCKED
+        elif self._in_doubt or (self._echo and isinstance(trouble, RecordError)):
+            outcome = Outcome.UNKNOWN
         else:
-            outcome = Outcome.UNKNOWN if self._in_doubt else Outcome.FAILED
+            outcome = Outcome.FAILED
         return self.result(outcome, error=str(trouble), advice=trouble.advice)
 
     def result(self, outcome: Outcome, *, error: str | None = None, advice: str | None = None) -> RowResult:
@@ -452,9 +471,8 @@ class Life:
         )
 
     async def note_failure(self) -> None:
-        """A row that did not get where it should counts towards parking."""
-        is_short = not self.ended or not self.ended.outcome.is_as_wanted
-        if self._store and self.lease and is_short and self.plan_made and self.plan_made.rotates:
+        """A row that ended badly by its own fault counts towards parking; an outage or a refused key does not."""
+        if self._store and self.lease and self._counts:
             with suppress(RecordError):
                 await self._store.note_failure(self.lease, PARK_AFTER)
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO, Any, Self
@@ -49,13 +49,19 @@ class Manifest:
         if not only:
             return self
         wanted = {entry.strip() for entry in only}
-        names = {name for row in self.rows for name in _names(row)}
-        unmatched = [entry for entry in dict.fromkeys(map(str.strip, only)) if entry not in names]
+        self._require(only, {name for row in self.rows for name in _names(row)}, "only")
+        return replace(self, rows=tuple(row for row in self.rows if not wanted.isdisjoint(_names(row))))
+
+    def require(self, project_ids: Sequence[str]) -> None:
+        """Raises ManifestError for each that has no row, so that an order for a mistyped project is not lost."""
+        self._require(project_ids, {row.project_id for row in self.rows}, "order")
+
+    def _require(self, entries: Sequence[str], names: Collection[str], field: str) -> None:
+        unmatched = [entry for entry in dict.fromkeys(map(str.strip, entries)) if entry not in names]
         if unmatched:
             # Finding the nearest name takes a while among thousands, so only for those that are shown.
-            shown = [Fault(self.name, _no_match(entry, names), field="only") for entry in unmatched[:_MOST_FAULTS]]
+            shown = [Fault(self.name, _no_match(entry, names), field=field) for entry in unmatched[:_MOST_FAULTS]]
             raise _refusal(shown, len(unmatched) - len(shown))
-        return replace(self, rows=tuple(row for row in self.rows if not wanted.isdisjoint(_names(row))))
 
 
 def _names(row: Row) -> list[str]:

@@ -135,7 +135,7 @@ class Rotation:
             records = await self._tools.store.read(leases)
         except RowTrouble as trouble:
             for life in lives:
-                life.ended = life.failure(trouble)
+                life.fail(trouble)
         else:
             for key, lease in leases.items():
                 by_id[key].hold(lease, records[key])
@@ -162,7 +162,7 @@ class Rotation:
             except Passing as trouble:
                 life.trouble = trouble
             except RowTrouble as trouble:
-                life.ended = life.failure(trouble)
+                life.fail(trouble)
                 if isinstance(trouble, KeyRefused) and not life.row.api_key:
                     self.stopped_by = trouble
 
@@ -200,7 +200,7 @@ async def open_rotation(  # noqa: PLR0913 - what a run is made of
     vault = await resolve(wanted, handlers)
     check_credentials(rows, vault)
     async with AsyncExitStack() as stack:
-        store = await _open_store(stack, settings, vault, rows)
+        store = await _open_store(stack, settings, vault, rows, plan_only=plan_only)
         gateway = await stack.enter_async_context(_gateway(settings, vault))
         prober = await stack.enter_async_context(Prober(allow_private_hosts=settings.allow_private_hosts))
         tools = Tools(gateway, vault, prober, publish or _nowhere, run_id, store, orders)
@@ -211,13 +211,18 @@ async def open_rotation(  # noqa: PLR0913 - what a run is made of
             yield rotation
 
 
-async def _open_store(stack: AsyncExitStack, settings: Settings, vault: Vault, rows: Iterable[Row]) -> Store | None:
+async def _open_store(
+    stack: AsyncExitStack, settings: Settings, vault: Vault, rows: Iterable[Row], *, plan_only: bool
+) -> Store | None:
     if settings.store_key is None:
         if any(row.generates for row in rows):
             message = "missing; a generated credential must be kept: jelou-rotation store key makes one"
             raise SettingsError([Fault("JELOU_STORE_KEY", message)])
         return None
     url = _value(settings.store_url, vault).get_secret_value()
+    if plan_only and not Store.exists(url):
+        # A plan writes nothing, not even an empty store.
+        return None
     return await stack.enter_async_context(Store.open(url, _value(settings.store_key, vault)))
 
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 from pydantic import SecretStr
@@ -76,6 +77,12 @@ class Store:
                 await store._writer.settled()
         finally:
             await engine.dispose()
+
+    @staticmethod
+    def exists(url: str) -> bool:
+        """Whether there is something to open; a server is taken to have its store. Raises StoreError."""
+        parsed = parse_url(url)
+        return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
 
     def fingerprint(self, value: SecretStr) -> str:
         """As in `Credential.fingerprint`: tells whether two values are the same."""

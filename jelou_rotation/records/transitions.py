@@ -114,12 +114,14 @@ def sent(row: Row, accepted_before: bool | None) -> Columns:
 
 
 def promoted(row: Row, integration: str, overlap_until: datetime | None) -> Columns:
+    """The same value sent once more replaces nothing: what was the previous one stays."""
+    is_same = row["pending_fingerprint"] == row["current_fingerprint"]
+    replaced = {**_moved(row, "current", "previous"), "overlap_until": overlap_until if row["current_value"] else None}
     return {
         "step": Step.IDLE,
         **_moved(row, "pending", "current"),
-        **_moved(row, "current", "previous"),
+        **({} if is_same else replaced),
         **_emptied("pending"),
-        "overlap_until": overlap_until if row["current_value"] else None,
         "integration": integration,
         "failures": 0,
     }

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from jelou_rotation.errors import Passing, SettingsError, StoreError, StoreUnavailable
+from jelou_rotation.errors import NoAnswer, Passing, SettingsError, StoreError, StoreUnavailable
 from jelou_rotation.gateway import Integration
 from jelou_rotation.life import Orders, document
 from jelou_rotation.outcomes import Evidence, Outcome
@@ -122,12 +122,12 @@ async def test_the_receiver_is_told_before_it_is_asked_and_again_when_the_creden
     assert stages[:2] == [(None, first, None), (first, None, None)]
 
 
-async def test_a_plan_makes_no_credential_and_writes_no_record(simulator, receiver):
+async def test_a_plan_makes_no_credential_and_writes_not_even_a_store(simulator, receiver, tmp_path):
     result = await run(receiver, generated(), plan_only=True)
 
     assert result.outcome is Outcome.PLANNED
     assert [(change.field, change.can_be_undone) for change in result.changes] == [("authorization", False)]
-    assert await record_of() is None
+    assert not (tmp_path / "records.db").exists()
     assert not receiver.documents
     assert set(simulator.requests_by_method) == {"GET"}
 
@@ -543,3 +543,77 @@ async def test_no_result_shows_a_credential(simulator, receiver):
     values = {body["authorization"] for body in simulator.projects["prj-1"].received}
 
     assert not any(value in repr(results) for value in values)
+
+
+async def test_a_leaked_credential_behind_a_reference_must_be_replaced_there_first(simulator, receiver, monkeypatch):
+    monkeypatch.setenv("TOKEN", "from-outside")
+    row = Row.model_validate({"projectId": "prj-1", "authType": "bearer", "authorization": "env:TOKEN"})
+    await run(receiver, row)
+
+    result = await run(receiver, row, leaked=True)
+
+    assert (result.outcome, result.error) == (Outcome.BLOCKED, "env:TOKEN still holds the credential that leaked")
+
+
+async def test_the_same_value_sent_once_more_replaces_nothing(simulator, receiver, monkeypatch):
+    monkeypatch.setenv("TOKEN", "from-outside")
+    given = {"projectId": "prj-1", "authType": "bearer", "authorization": "env:TOKEN", "overlap": "24h"}
+    await run(receiver, Row.model_validate(given))
+    simulator.projects["prj-1"].updated_at += timedelta(seconds=5)
+
+    await run(receiver, Row.model_validate(given))
+
+    record = await record_of()
+    assert (record.current.value.get_secret_value(), record.previous) == ("from-outside", None)
+
+
+async def test_a_hand_over_that_fails_after_the_promotion_is_a_note_and_no_failure(simulator, receiver):
+    class Late(Receiver):
+        async def publish(self, target, document):
+            if json.loads(document)["current"]:
+                raise LookupError("cannot be written through Prefect")
+            await super().publish(target, document)
+
+    result = await run(Late(simulator), generated())
+
+    assert (result.outcome, result.evidence) == (Outcome.ROTATED, Evidence.RECEIVER_CHECKED)
+    assert any("could not be told of the promotion" in note for note in result.notes)
+
+
+async def test_an_outage_of_jelou_parks_nobody(simulator, receiver):
+    simulator.add_fault(Fault(kind="status", status=503, method="PATCH"))
+    for _ in range(6):
+        await run(receiver, generated(), tries=1)
+
+    assert ((await record_of()).failures, (await record_of()).parked) == (0, False)
+
+
+async def test_a_rollback_that_was_interrupted_is_finished_by_the_next_run(simulator, receiver):
+    await run(receiver, generated(overlap="0"))
+    former = simulator.projects["prj-1"].authorization
+    forget_after_patch(simulator, receiver, keep={former})
+
+    async with open_rotation(
+        Settings.load(), [generated()], local_handlers(), plan_only=False, publish=receiver.publish
+    ) as rotation:
+        await rotation.plan(["prj-1"])
+        patch = rotation._tools.gateway.patch
+
+        async def fails_the_second_time(*arguments):
+            rotation._tools.gateway.patch = broken
+            return await patch(*arguments)
+
+        async def broken(*_arguments):
+            raise NoAnswer("no readable answer")
+
+        rotation._tools.gateway.patch = fails_the_second_time
+        with pytest.raises(Passing):
+            await rotation.apply(["prj-1"])
+    step = (await record_of()).step
+
+    result = await run(receiver, generated())
+
+    assert step is Step.ROLLING_BACK
+    assert "the former one was put back and read back" in result.error
+    assert simulator.projects["prj-1"].authorization == former
+    assert (await record_of()).step is Step.IDLE

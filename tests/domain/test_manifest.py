@@ -187,6 +187,19 @@ def test_any_url_that_fsspec_knows_is_read(tmp_path, scheme):
     assert (load(url).name, ids_of(url)) == ("remote.csv", ["a"])
 
 
+def test_an_order_for_a_project_that_is_not_there_is_refused():
+    manifest = load("projects:\n  acme: {authType: no_auth, tags: [pilot]}\n")
+
+    manifest.require(["acme"])
+    with pytest.raises(ManifestError) as caught:
+        manifest.require(["acne", "tag:pilot"])
+
+    assert [str(fault) for fault in caught.value.faults] == [
+        "pasted text, order: 'acne' matches no row, did you mean acme?",
+        "pasted text, order: 'tag:pilot' matches no row",
+    ]
+
+
 def test_an_address_with_a_password_is_refused_before_it_is_asked():
     with pytest.raises(ManifestError) as caught:
         load(f"https://user:{SECRET}@127.0.0.1:1/eu.yaml")
