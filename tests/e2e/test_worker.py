@@ -146,10 +146,18 @@ def _worker_settings(simulator: Simulator, reports: Path) -> dict[str, str]:
     }
 
 
+# A worker turns SIGTERM into SIGINT, to which whatever a shell starts in the background is deaf.
+AWAKE = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "-m", "prefect", *sys.argv[1:]])
+"""
+
+
 @contextmanager
 def _process(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> Iterator[None]:
     """A Prefect command that runs until the end of the block, and whatever it has started."""
-    command = [sys.executable, "-m", "prefect", *arguments]
+    command = [sys.executable, "-c", AWAKE, *arguments]
     process = subprocess.Popen(command, env=env, cwd=cwd, start_new_session=True)
     try:
         yield
