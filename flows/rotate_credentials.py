@@ -6,13 +6,12 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from jelou_rotation.life import Orders
 from jelou_rotation.manifest import load
 from jelou_rotation.settings import Settings
 from tasks.cancellation import left_at_sigterm
 from tasks.progress import shown_progress
 from tasks.projects import in_batches, plan_projects, rotate_projects
-from tasks.runs import Mode, last_state, name_run, open_run, publish_report, refusals_in_words
+from tasks.runs import Mode, give_orders, last_state, name_run, open_run, publish_report, refusals_in_words
 
 
 @flow(name="rotate-credentials", flow_run_name=name_run, persist_result=False)
@@ -40,8 +39,7 @@ async def rotate_credentials(
     settings = Settings.load()
     source = await asyncio.to_thread(load, manifest, allow_private_hosts=settings.allow_private_hosts)
     chosen = source.select(only)
-    chosen.require([*overwrite_drift, *end_overlap])
-    orders = Orders(leaked, frozenset(overwrite_drift), frozenset(end_overlap))
+    orders = give_orders(chosen, only, leaked=leaked, overwrite_drift=overwrite_drift, end_overlap=end_overlap)
     async with open_run(settings, chosen.rows, plan_only=mode is Mode.PLAN, orders=orders) as rotation:
         try:
             async with left_at_sigterm(), shown_progress(rotation):

@@ -113,7 +113,7 @@ class RowTrouble(JelouRotationError):
     """
 
     may_have_acted: ClassVar[bool] = False
-    counts: ClassVar[bool] = True
+    counts: bool = True
     advice: str = "Look at the message, then run the row again."
 
 

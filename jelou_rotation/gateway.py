@@ -3,7 +3,7 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -185,28 +185,52 @@ class Gateway:
         """Read one integration. Raises RowTrouble."""
         return await self._request("GET", project_id, caller)
 
-    async def patch(self, project_id: str, fields: Mapping[str, str], caller: Caller | None = None) -> Integration:
-        """Send exactly these fields. Raises RowTrouble; `may_have_acted` tells whether to look before worrying."""
-        return await self._request("PATCH", project_id, caller, json.dumps(dict(fields)).encode())
+    async def patch(
+        self,
+        project_id: str,
+        fields: Mapping[str, str],
+        caller: Caller | None = None,
+        still_allowed: Callable[[], None] | None = None,
+    ) -> Integration:
+        """
+        Send exactly these fields. Raises RowTrouble; its `may_have_acted` tells whether to look before worrying.
+
+        `still_allowed` is asked right before they leave, after every pause, and may raise.
+        """
+        return await self._request("PATCH", project_id, caller, json.dumps(dict(fields)).encode(), still_allowed)
 
     async def _request(
-        self, method: str, project_id: str, caller: Caller | None, content: bytes | None = None
+        self,
+        method: str,
+        project_id: str,
+        caller: Caller | None,
+        content: bytes | None = None,
+        still_allowed: Callable[[], None] | None = None,
     ) -> Integration:
         for pauses in range(_MAX_PAUSES):
             try:
-                return await self._send(method, project_id, caller or self._caller, content)
+                return await self._send(method, project_id, caller or self._caller, content, still_allowed)
             except (Throttled, ServerTrouble) as error:
                 pause = _pause(error, pauses)
                 if pause is None:
                     raise
                 self.counts["pauses"] += 1
                 self._pace.hold(pause)
-        return await self._send(method, project_id, caller or self._caller, content)
+        return await self._send(method, project_id, caller or self._caller, content, still_allowed)
 
-    async def _send(self, method: str, project_id: str, caller: Caller, content: bytes | None) -> Integration:
+    async def _send(
+        self,
+        method: str,
+        project_id: str,
+        caller: Caller,
+        content: bytes | None,
+        still_allowed: Callable[[], None] | None,
+    ) -> Integration:
         headers = caller.header() | ({"Content-Type": "application/json"} if content else {})
         url = f"{self._base_url}/external-support/{quote(project_id, safe='')}"
         await self._pace.turn()
+        if still_allowed:
+            still_allowed()
         self.counts[method] += 1
         try:
             async with self._client.stream(method, url, headers=headers, content=content) as response:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 from pydantic import SecretStr
 
@@ -98,6 +99,10 @@ class Life:
         self._notes: dict[str, None] = {}
         self._still_accepted = ""
         self._is_outdated = False
+        self._is_staged = False
+        # What is finished here is not what the row asks for now.
+        self._is_superseded = False
+        self._holds_until = 0.0
         self._counts = False
         self._accepted_before: bool | None = None
 
@@ -142,6 +147,10 @@ class Life:
             )
 
     @property
+    def _may_be_live(self) -> bool:
+        return self._in_doubt or (self.record is not None and self.record.step is Step.SENT)
+
+    @property
     def _is_unfinished(self) -> bool:
         return self.record is not None and self.record.step is not Step.IDLE
 
@@ -156,7 +165,13 @@ class Life:
         if self._tools.orders.leaked or not self.record or not self.record.current:
             return True
         least_age = max(self.row.rotate_every or timedelta(0), self.row.minimum_age)
-        return datetime.now(UTC) - self.record.current.made_at >= least_age
+        is_of_age = datetime.now(UTC) - self.record.current.made_at >= least_age
+        return is_of_age or self._is_of_another_type(self.record.integration)
+
+    def _is_of_another_type(self, seen: Integration | None) -> bool:
+        """A credential goes with its authType: when that changes, it is sent anew."""
+        stored = self.record.current.auth_type if self.record and self.record.current else None
+        return {stored, seen.auth_type if seen else None} - {None} != {self.row.auth_type}
 
     def _is_due(self, seen: Integration) -> bool:
         """Whether a credential is to be sent: an unfinished one always, else by age, or because it changed."""
@@ -165,7 +180,7 @@ class Life:
         if not self._store or self._is_unfinished:
             return True
         if self.row.generates:
-            return self._is_old()
+            return self._is_old() or self._is_of_another_type(seen)
         if not self.record or not self.record.current:
             return True
         is_new = self._store.fingerprint(self._tools.vault[self.row.authorization]) != self.record.current.fingerprint
@@ -174,7 +189,7 @@ class Life:
                 f"{self.row.authorization} still holds the credential that leaked",
                 "Put a new one where the reference points, then run the row again.",
             )
-        return is_new or _moved(seen, self.record.integration or Integration())
+        return is_new or self._is_of_another_type(seen) or _moved(seen, self.record.integration or Integration())
 
     # Apply
 
@@ -186,9 +201,11 @@ class Life:
         if self.record and self.record.step is Step.ROLLING_BACK:
             await self._put_back()
         if not self._echo:
-            await self._guard()
+            seen = await self._guard()
             if self._plan.rotates:
                 await self._stage()
+                if self._store and self.record and self.record.step is Step.STAGED:
+                    self.record = await self._store.observe(self._lease, seen)
                 await self._hand_over()
                 await self._preflight()
             self._echo = await self._send()
@@ -201,17 +218,28 @@ class Life:
     def hold(self, lease: Lease, record: Record) -> None:
         """This run has the record now, and it is as given."""
         self._is_outdated = _essence(self.record) != _essence(record)
-        self.lease, self.record = lease, record
+        self.record = record
+        self.renew(lease)
+
+    def renew(self, lease: Lease) -> None:
+        """This run has the record for so much longer, by this machine's own clock."""
+        self.lease = lease
+        self._holds_until = monotonic() + LEASE_SECONDS
+
+    def _require_lease(self) -> None:
+        """Right before a PATCH leaves: a pause of Jelou, or a sleeping machine, may have been longer than the lease."""
+        if self._store and monotonic() > self._holds_until:
+            raise LeaseLost("the lease ran out before the PATCH could leave")
 
     async def _require_hold(self) -> None:
         """Nothing is sent for a record that another run has; what it did meanwhile is planned for anew."""
         if self._store and not self.lease:
             raise Held("another run works on this project")
         if self._is_outdated:
-            self._is_outdated = False
             await self.plan()
+            self._is_outdated = False
 
-    async def _guard(self) -> None:
+    async def _guard(self) -> Integration:
         """Before each PATCH: nobody else wrote. After one that went unanswered, ours counts as nobody else's."""
         told = await self._get()
         was_sent = self.record is not None and self.record.step in {Step.SENT, Step.ROLLING_BACK}
@@ -219,38 +247,56 @@ class Life:
         is_ours = (was_sent or self._in_doubt) and not contradicts(told, self._plan.wanted)
         is_foreign = contradicts(told, before) or (not (was_sent or self._in_doubt) and _moved(told, before))
         if is_foreign and not is_ours:
-            self._refuse_drift()
-        if self._store and not was_sent:
-            self.record = await self._store.observe(self._lease, told)
+            self._overwrite(told)
+        return told
 
-    def _refuse_drift(self) -> None:
+    def _overwrite(self, told: Integration) -> None:
+        """Only by order: the row is planned for once more, from what is there now."""
         if self.row.project_id not in self._tools.orders.overwrite_drift:
-            raise Drifted("somebody else changed the integration since it was planned, so nothing was sent")
+            raise Drifted("somebody else changed the integration since it was planned, and it was left as it is")
+        knows_former = bool(self.record and self.record.current)
+        self.plan_made = plan_row(self.row, told, rotates=self._plan.rotates, knows_former=knows_former)
         self._note("somebody else's change was overwritten, as ordered")
 
     async def _stage(self) -> None:
         """Make the value durable before it is sent; one that is pending already stays the one to send."""
         if not self._store or not self.row.authorization or not self.row.auth_type or not self.record:
             return
-        if self.row.generates:
-            value = generate(self.row.policy, self.row.auth_type)
-        else:
-            value = self._tools.vault[self.row.authorization]
-            pending = self.record.pending
-            if self.record.step is Step.STAGED and pending and pending.fingerprint != self._store.fingerprint(value):
-                await self._store.discard(self._lease)
-        self.record = await self._store.stage(self._lease, value, self.row.auth_type, exclusive=self.row.generates)
-
-    async def _hand_over(self) -> None:
-        """Give the receiver what it should accept, before it is asked."""
-        if not self.row.publish_to or not self.record:
-            return
-        try:
-            await self._tools.publish(self.row.publish_to.target, document(self.record))
-        except LookupError as error:
+        generates, leaked = self.row.generates, self._tools.orders.leaked
+        value = (
+            generate(self.row.policy, self.row.auth_type) if generates else self._tools.vault[self.row.authorization]
+        )
+        pending = self.record.pending
+        if pending and not self._is_staged:
+            self._is_superseded = pending.auth_type != self.row.auth_type or (
+                leaked if generates else pending.fingerprint != self._store.fingerprint(value)
+            )
+            if self._is_superseded and self.record.step is Step.STAGED:
+                self.record, self._is_superseded = await self._store.discard(self._lease), False
+        if self._is_superseded and pending and pending.auth_type != self.row.auth_type:
             raise Blocked(
-                f"publishTo {self.row.publish_to}: {error}", "Mend the block, then run the row again."
-            ) from None
+                f"an interrupted rotation must be finished as {pending.auth_type} first",
+                f"Run the row once with authType {pending.auth_type}, then with the new one.",
+            )
+        self.record = await self._store.stage(
+            self._lease, value, self.row.auth_type, exclusive=generates, keeps_overlap=not leaked
+        )
+        self._is_staged = True
+
+    async def _hand_over(self) -> bool:
+        """Give the receiver what it should accept, before it is asked. Always True, or Blocked."""
+        if self.row.publish_to and self.record:
+            try:
+                await self._tools.publish(self.row.publish_to.target, document(self.record))
+            except LookupError as error:
+                blocked = Blocked(
+                    f"publishTo {self.row.publish_to}: {error}", "Mend the block, then run the row again."
+                )
+                blocked.counts = False
+                raise blocked from None
+            if self._store and self.record.step is Step.IDLE:
+                self.record = await self._store.mark_handed_over(self._lease)
+        return True
 
     async def _preflight(self) -> None:
         """No PATCH unless the receiver is ready for the new credential, as far as the row wants that known."""
@@ -262,6 +308,11 @@ class Life:
         is_enough = verdict.answer is Answer.ACCEPTED or (
             self.row.probing is Probe.BEST_EFFORT and verdict.answer is not Answer.REFUSED
         )
+        if not is_enough and self._may_be_live:
+            # Jelou may present it already: put the former back, or send the same again and look.
+            if verdict.answer is Answer.REFUSED:
+                await self._roll_back(verdict)
+            return
         if not is_enough:
             raise Blocked(
                 f"the receiver does not accept the new credential yet: {verdict.reason}",
@@ -274,10 +325,17 @@ class Life:
 
     async def _send(self) -> Integration:
         body = self._plan.body(self._credential if self._plan.rotates else None)
+        was_sent = self._may_be_live
         if self._store and self._plan.rotates:
             # The fence: a run that was replaced stops here, before anything leaves.
             self.record = await self._store.mark_sent(self._lease, accepted_before=self._accepted_before)
-        told = await self._patch(body)
+        try:
+            told = await self._patch(body)
+        except RowTrouble:
+            if not self._in_doubt and not was_sent and self._store and self._plan.rotates:
+                # Refused for certain: the value may be replaced by another one.
+                self.record = await self._store.mark_unsent(self._lease)
+            raise
         is_echo = bool(told.webhook_url) and not contradicts(told, self._plan.wanted)
         self._evidence = Evidence.ECHOED if is_echo and not _is_earlier(told, self._plan.seen) else Evidence.ACCEPTED
         return told
@@ -287,7 +345,7 @@ class Life:
         self.attempts += 1
         self._in_doubt = True
         try:
-            return await self._tools.gateway.patch(self.row.project_id, body, self._caller)
+            return await self._tools.gateway.patch(self.row.project_id, body, self._caller, self._require_lease)
         except RowTrouble as trouble:
             self._in_doubt = doubted or trouble.may_have_acted
             raise
@@ -352,6 +410,10 @@ class Life:
         store, record = self._store, self.record
         if not store or not record or not record.current:
             raise AssertionError("unreachable: the store allows a rollback only to a known value")
+        self._note(
+            "the receiver refused the new credential after the PATCH: until the former is back, messages are lost"
+        )
+        self._evidence = None
         await self._guard()
         before = self._plan.before
         body = {"authType": record.current.auth_type, "authorization": record.current.value.get_secret_value()}
@@ -359,10 +421,13 @@ class Life:
             body["webhookUrl"] = before.webhook_url
         await self._patch(body)
         told = await self._get()
-        if contradicts(told, before):
+        if contradicts(told, Integration(before.webhook_url, record.current.auth_type)):
             raise NotYetVisible("the former credential was put back, and GET does not show the former state yet")
         self._in_doubt = False
         self.record = await store.finish_rollback(self._lease, told)
+        with suppress(Blocked):
+            # What fails here is made good by close-overlaps.
+            await self._hand_over()
         raise ReceiverRefused(
             "the receiver refused the new credential after the PATCH, so the former one was put back and read back"
         )
@@ -375,28 +440,38 @@ class Life:
         if not self._plan.rotates:
             self.record = await self._store.observe(self._lease, told)
             return
-        overlap = timedelta(0) if self._tools.orders.leaked else self.row.overlap_kept
+        keeps_overlap = self.record is not None and self.record.keeps_overlap
+        overlap = self.row.overlap_kept if keeps_overlap else timedelta(0)
         until = datetime.now(UTC) + overlap if overlap is not None else None
         self.record = await self._store.promote(self._lease, told, until)
+        if self.record.previous and until is None:
+            self.record = await self._store.retire(self._lease)
         try:
-            await self._begin_overlap(is_kept=until is not None, is_over=not overlap)
+            is_closed = await self._close_overlap() if self.record.previous and not overlap else await self._hand_over()
         except Blocked as blocked:
             # The receiver still has what it was given before the PATCH, and the new credential is among it.
             self._note(f"the receiver could not be told of the promotion: {blocked}")
-
-    async def _begin_overlap(self, *, is_kept: bool, is_over: bool) -> None:
-        if self._store and self.record and self.record.previous and not is_kept:
-            self.record = await self._store.retire(self._lease)
-        if not is_over or not is_kept:
-            await self._hand_over()
-        elif not await self._close_overlap():
+            is_closed = False
+        if not keeps_overlap and not is_closed:
+            raise OldStillAccepted(
+                f"the leaked credential was replaced; {self._still_accepted or 'the receiver was not told'}"
+            )
+        if self._still_accepted:
             self._note(self._still_accepted)
+        if self._is_superseded:
+            raise Blocked(
+                "an interrupted rotation was finished with the value of that time",
+                "Run the row once more for the new one.",
+            )
 
     async def close(self) -> None:
-        """End an overlap whose time is over, once the former credential is proven dead."""
+        """End an overlap that is over, once the former credential is proven dead; tell the receiver what it missed."""
         if self._store and not self.lease:
             raise Held("another run works on this project")
-        until = self.record.overlap_until if self.record and self.record.previous else None
+        record = self.record
+        if record and record.step is Step.IDLE and record.current and not record.handed_over:
+            await self._hand_over()
+        until = record.overlap_until if record and record.previous and record.step is Step.IDLE else None
         if until is None or until > datetime.now(UTC):
             self.ended = self.result(Outcome.UNCHANGED)
         elif await self._close_overlap():
@@ -410,15 +485,19 @@ class Life:
         if not self._store or not record or not record.current or not record.previous:
             return True
         await self._hand_over()
-        current, _ = await self._probe(record.current.value, record.current.auth_type)
-        former, _ = await self._probe(record.previous.value, record.previous.auth_type)
-        former, current = judge(former, current), judge(current, former)
-        if former.answer is Answer.REFUSED and current.answer is Answer.ACCEPTED:
-            self.record = await self._store.retire(self._lease)
+        if self.row.probing is Probe.OFF:
+            self._note("the former credential was forgotten without proof that it is dead (probe: off)")
+        else:
+            current, _ = await self._probe(record.current.value, record.current.auth_type)
+            former, _ = await self._probe(record.previous.value, record.previous.auth_type)
+            former, current = judge(former, current), judge(current, former)
+            if former.answer is not Answer.REFUSED or current.answer is not Answer.ACCEPTED:
+                self._still_accepted = f"old_still_accepted: the former credential is not proven dead ({former.reason})"
+                return False
             self._evidence = Evidence.OLD_REFUSED
-            return True
-        self._still_accepted = f"old_still_accepted: the former credential is not proven dead ({former.reason})"
-        return False
+        self.record = await self._store.retire(self._lease)
+        await self._hand_over()
+        return True
 
     # How it stands
 
@@ -447,10 +526,12 @@ class Life:
             outcome = Outcome.DRIFTED
         elif isinstance(trouble, NotFound):
             outcome = Outcome.MISSING
+        elif isinstance(trouble, ReceiverRefused | OldStillAccepted):
+            outcome = Outcome.FAILED
+        elif self._may_be_live or (self._echo and isinstance(trouble, RecordError)):
+            outcome = Outcome.UNKNOWN
         elif isinstance(trouble, Blocked | Held):
             outcome = Outcome.BLOCKED
-        elif self._in_doubt or (self._echo and isinstance(trouble, RecordError)):
-            outcome = Outcome.UNKNOWN
         else:
             outcome = Outcome.FAILED
         return self.result(outcome, error=str(trouble), advice=trouble.advice)

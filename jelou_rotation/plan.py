@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import SecretStr
 
 from jelou_rotation.gateway import Integration
@@ -111,12 +112,12 @@ def same_address(one: str | None, other: str | None) -> bool:
 
 
 def _normal(address: str) -> object:
+    """As it goes over the wire: names in punycode, odd characters percent-encoded, no default port."""
     try:
-        parts = urlsplit(address)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-    except ValueError:
+        url = httpx.URL(address)
+    except (httpx.InvalidURL, UnicodeError):
         return address
-    return parts.scheme, parts.hostname, port, parts.path or "/", parts.query
+    return url.scheme, url.raw_host, url.port, url.raw_path
 
 
 def _shown_address(address: str | None) -> str | None:

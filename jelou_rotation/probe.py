@@ -33,6 +33,8 @@ MARK = "X-Jelou-Rotation-Probe"
 
 # A life of a row takes about six; a receiver that locks out after many is not worth the risk.
 _MOST_REQUESTS = 20
+# Thousands of rows may share a host, and one that is down would keep each of them waiting.
+_MOST_SILENCES = 6
 _DENIED = {401, 403}
 # The answer of a proxy or of a receiver that is busy: it would say the same to any credential.
 _NOT_ABOUT_THE_CREDENTIAL = {407, 408, 425, 429}
@@ -114,6 +116,7 @@ class Prober:
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._requests: Counter[tuple[str, str]] = Counter()
         self._refused: dict[bytes, Verdict] = {}
+        self._silent: Counter[str] = Counter()
         self._salt = secrets.token_bytes(32)
         # One for the whole run, so that a receiver that refused it is not asked again.
         policy = Policy(user="jelou-rotation-probe")
@@ -160,6 +163,7 @@ class Prober:
             if fingerprint in self._refused:
                 return self._refused[fingerprint]
             verdict = await self._ask(probe)
+            self._silent[target.host] = 0 if verdict.status else self._silent[target.host] + 1
             if verdict.answer is Answer.REFUSED:
                 self._refused[fingerprint] = verdict
             return verdict
@@ -189,6 +193,8 @@ class Prober:
 
     async def _obstacle(self, probe: "_Probe") -> str | None:
         """Why this receiver is not asked, or None."""
+        if self._silent[probe.url.host] >= _MOST_SILENCES:
+            return f"the host gave no answer {_MOST_SILENCES} times in a row in this run"
         if self._requests[probe.place] == _MOST_REQUESTS:
             return f"asked {_MOST_REQUESTS} times already in this run"
         addresses = await self._addresses_of(probe.host)

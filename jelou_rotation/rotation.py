@@ -8,7 +8,15 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from pydantic import SecretStr
 
-from jelou_rotation.errors import Fault, KeyRefused, Passing, RowTrouble, SettingsError, UnresolvedReferences
+from jelou_rotation.errors import (
+    Fault,
+    KeyRefused,
+    Passing,
+    RowTrouble,
+    SettingsError,
+    Unreadable,
+    UnresolvedReferences,
+)
 from jelou_rotation.gateway import ApiKey, Caller, ClientPair, Gateway
 from jelou_rotation.life import LEASE_SECONDS, Life, Orders, Publisher, Tools
 from jelou_rotation.outcomes import RowResult
@@ -104,7 +112,7 @@ class Rotation:
                 # A lease that is missing in the answer is lost; the next transition of its row says so.
                 for key, lease in (await self._tools.store.renew(held)).items():
                     if self._lives[key].lease:
-                        self._lives[key].lease = lease
+                        self._lives[key].renew(lease)
 
     def _chosen(self, project_ids: Sequence[str]) -> list[Life]:
         return [self._lives[key] for key in project_ids]
@@ -132,13 +140,16 @@ class Rotation:
         by_id = {life.row.project_id: life for life in lives}
         try:
             leases = await self._tools.store.take(by_id, self._holder, self._tools.run_id, LEASE_SECONDS)
-            records = await self._tools.store.read(leases)
+            unreadable: dict[str, Unreadable] = {}
+            records = await self._tools.store.read(leases, unreadable)
         except RowTrouble as trouble:
             for life in lives:
                 life.fail(trouble)
         else:
-            for key, lease in leases.items():
-                by_id[key].hold(lease, records[key])
+            for key, record in records.items():
+                by_id[key].hold(leases[key], record)
+            for key, spoiled in unreadable.items():
+                by_id[key].fail(spoiled)
 
     async def _release(self, lives: Iterable[Life]) -> None:
         held = [life for life in lives if life.lease]
@@ -204,8 +215,12 @@ async def open_rotation(  # noqa: PLR0913 - what a run is made of
         gateway = await stack.enter_async_context(_gateway(settings, vault))
         prober = await stack.enter_async_context(Prober(allow_private_hosts=settings.allow_private_hosts))
         tools = Tools(gateway, vault, prober, publish or _nowhere, run_id, store, orders)
-        records = await store.read(row.project_id for row in rows) if store else {}
+        unreadable: dict[str, Unreadable] = {}
+        records = await store.read((row.project_id for row in rows), unreadable) if store else {}
         lives = [Life(row, tools, records.get(row.project_id)) for row in rows]
+        for life in lives:
+            if trouble := unreadable.get(life.row.project_id):
+                life.fail(trouble)
         rotation = Rotation(lives, tools, plan_only=plan_only, concurrency=settings.concurrency)
         async with rotation.kept_leases():
             yield rotation

@@ -98,7 +98,8 @@ class Settings(StoreSettings):
     api_key: Secret | None = Field(
         None,
         validate_default=True,
-        description="The key sent as `x-api-key`, or a reference to it. Either this or `JELOU_CLIENT_ID` and `JELOU_CLIENT_SECRET`.",
+        description="The key sent as `x-api-key`, or a reference to it."
+        " Either this or `JELOU_CLIENT_ID` and `JELOU_CLIENT_SECRET`.",
     )
     concurrency: int = Field(32, ge=1, le=512, description="Projects worked on at once.")
     requests_per_second: float | None = Field(

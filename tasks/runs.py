@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from jelou_rotation import __version__
-from jelou_rotation.errors import RefusedInput
+from jelou_rotation.errors import Fault, RefusedInput, SettingsError
 from jelou_rotation.life import Orders
 from jelou_rotation.manifest import Manifest, display_name
 from jelou_rotation.references import local_handlers
@@ -64,6 +64,16 @@ def refusals_in_words(runbook: Callable[P, Awaitable[State[Any]]]) -> Callable[P
             return Failed(message=f"Refused, nothing was sent. {refusal}", data=refusal)
 
     return run
+
+
+def give_orders(
+    manifest: Manifest, only: Sequence[str], *, leaked: bool, overwrite_drift: Sequence[str], end_overlap: Sequence[str]
+) -> Orders:
+    """Raises RefusedInput for an order that names nobody, or everybody by mistake."""
+    if leaked and not only:
+        raise SettingsError([Fault("leaked", "name the projects whose credentials leaked, with only")])
+    manifest.require([*overwrite_drift, *end_overlap])
+    return Orders(leaked, frozenset(map(str.strip, overwrite_drift)), frozenset(map(str.strip, end_overlap)))
 
 
 def open_run(

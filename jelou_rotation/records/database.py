@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,9 @@ def parse_url(url: str) -> URL:
         raise StoreError(_EXPECTED)
     parsed = parsed.set(drivername=_DRIVERS[parsed.drivername])
     if not _is_sqlite(parsed):
+        if re.search("[@#/]", f"{parsed.host or ''}{parsed.database or ''}"):
+            # A password with such a sign in it is taken for the host by halves, and that would be shown.
+            raise StoreError(f"{_EXPECTED}, with %40 for @, %2F for / and %23 for # in the password")
         # What libpq calls sslmode, asyncpg calls ssl.
         query = {("ssl" if key == "sslmode" else key): value for key, value in parsed.query.items()}
         return parsed.set(query=query)

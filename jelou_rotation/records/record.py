@@ -62,8 +62,10 @@ class Record:
 
     `current` is what Jelou was last seen to take, None before the first time; `previous` what the receiver should
     still accept until `overlap_until`, when it may be retired. `accepted_before` tells whether the receiver accepted
-    `current` before the PATCH was sent, None when nobody asked. `failures` counts those in a row; a parked project
-    waits for a person. `holder`, `run_id` and `held_until` tell who took it last and has not given it back.
+    `current` before the PATCH was sent, None when nobody asked. `keeps_overlap` is false where the pending value
+    replaces a leaked one; `handed_over` tells whether the receiver was told of the record as it is. `failures` counts
+    those in a row; a parked project waits for a person. `holder`, `run_id` and `held_until` tell who took it
+    last and has not given it back.
     """
 
     project_id: str
@@ -73,6 +75,8 @@ class Record:
     previous: Credential | None
     overlap_until: datetime | None
     accepted_before: bool | None
+    keeps_overlap: bool
+    handed_over: bool
     integration: Integration | None
     failures: int
     parked: bool
@@ -102,6 +106,8 @@ def record_of(row: Row, cipher: Cipher) -> Record:
         previous=_credential(row, "previous", cipher),
         overlap_until=row["overlap_until"],
         accepted_before=row["accepted_before"],
+        keeps_overlap=row["keeps_overlap"],
+        handed_over=row["handed_over"],
         integration=integration_of(row, cipher),
         failures=row["failures"],
         parked=row["parked"],

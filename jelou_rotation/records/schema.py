@@ -54,6 +54,8 @@ records = Table(
     *_credential("previous"),
     Column("overlap_until", Moment()),
     Column("accepted_before", Boolean()),
+    Column("keeps_overlap", Boolean(), nullable=False),
+    Column("handed_over", Boolean(), nullable=False),
     # Sealed as a credential is: the query of a webhook's address may hold a token.
     Column("integration", Text()),
     Column("failures", Integer(), nullable=False),

@@ -129,7 +129,9 @@ class Store:
 
     # Transitions
 
-    async def stage(self, lease: Lease, value: SecretStr, auth_type: AuthType, *, exclusive: bool = True) -> Record:
+    async def stage(
+        self, lease: Lease, value: SecretStr, auth_type: AuthType, *, exclusive: bool = True, keeps_overlap: bool = True
+    ) -> Record:
         """
         Make a value durable before it is sent: `pending` of the answer is the one to send.
 
@@ -144,7 +146,13 @@ class Store:
             "fingerprint": mark,
         }
         steps = (Step.IDLE, Step.STAGED, Step.SENT)
-        move = Move("stage", lease, steps, lambda row: transitions.staged(row, credential), mark if exclusive else None)
+        move = Move(
+            "stage",
+            lease,
+            steps,
+            lambda row: transitions.staged(row, credential, keeps_overlap=keeps_overlap),
+            mark if exclusive else None,
+        )
         return await self._writer.commit(move)
 
     async def mark_sent(self, lease: Lease, *, accepted_before: bool | None = None) -> Record:
@@ -152,6 +160,18 @@ class Store:
         steps = (Step.STAGED, Step.SENT)
         move = Move("mark_sent", lease, steps, lambda row: transitions.sent(row, accepted_before))
         return await self._writer.commit(move)
+
+    async def mark_unsent(self, lease: Lease) -> Record:
+        """The PATCH was refused for certain, so Jelou cannot have the pending value."""
+        return await self._writer.commit(Move("mark_unsent", lease, (Step.SENT,), lambda _: {"step": Step.STAGED}))
+
+    async def mark_handed_over(self, lease: Lease) -> Record:
+        """The receiver was told of the record as it is now."""
+        return await self._writer.commit(
+            Move(
+                "mark_handed_over", lease, (Step.IDLE,), lambda row: {} if row["handed_over"] else {"handed_over": True}
+            )
+        )
 
     async def promote(self, lease: Lease, integration: Integration, overlap_until: datetime | None) -> Record:
         """The pending value is the current one now; the former one stays as `previous` until it is retired."""
@@ -204,13 +224,24 @@ class Store:
 
     # Reading
 
-    async def read(self, project_ids: Iterable[str]) -> dict[str, Record]:
-        """The records of those that have one. Raises Unreadable, StoreUnavailable."""
+    async def read(
+        self, project_ids: Iterable[str], unreadable: dict[str, Unreadable] | None = None
+    ) -> dict[str, Record]:
+        """
+        The records of those that have one. Raises StoreUnavailable, and Unreadable for the first that does not decrypt,
+        unless there is a place to put them: one spoiled record shall not stop the others.
+        """
         found: dict[str, Record] = {}
         async with self._reading() as connection:
             for chunk in chunks(sorted(set(project_ids))):
                 rows = await fetch(connection, select(records).where(records.c.project_id.in_(chunk)))
-                found |= {row["project_id"]: record_of(row, self._cipher) for row in rows}
+                for row in rows:
+                    try:
+                        found[row["project_id"]] = record_of(row, self._cipher)
+                    except Unreadable as error:
+                        if unreadable is None:
+                            raise
+                        unreadable[row["project_id"]] = error
         return found
 
     async def open_overlaps(self) -> list[Record]:

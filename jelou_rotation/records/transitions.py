@@ -98,12 +98,18 @@ def check_lease(lease: Lease, row: Row, now: datetime) -> None:
         raise LeaseLost(f"{lease.project_id}: the lease ran out at {row['lease_until']:%Y-%m-%d %H:%M:%S} UTC")
 
 
-def staged(row: Row, credential: Columns) -> Columns:
-    """A retry finds the value that is pending already: there is never a second one."""
+def staged(row: Row, credential: Columns, *, keeps_overlap: bool) -> Columns:
+    """A retry finds the value that is pending already: there is never a second one. A leak is not forgotten."""
     if row["step"] != Step.IDLE:
-        return {}
+        return {"keeps_overlap": False} if row["keeps_overlap"] and not keeps_overlap else {}
     pending = {f"pending_{part}": credential[part] for part in PARTS}
-    return {"step": Step.STAGED, "accepted_before": None, "made": row["made"] + 1, **pending}
+    return {
+        "step": Step.STAGED,
+        "accepted_before": None,
+        "keeps_overlap": keeps_overlap,
+        "made": row["made"] + 1,
+        **pending,
+    }
 
 
 def sent(row: Row, accepted_before: bool | None) -> Columns:
@@ -124,6 +130,7 @@ def promoted(row: Row, integration: str, overlap_until: datetime | None) -> Colu
         **_emptied("pending"),
         "integration": integration,
         "failures": 0,
+        "handed_over": False,
     }
 
 
@@ -134,7 +141,7 @@ def rolling_back(row: Row) -> Columns:
 
 
 def rolled_back(integration: str) -> Columns:
-    return {"step": Step.IDLE, **_emptied("pending"), "integration": integration}
+    return {"step": Step.IDLE, **_emptied("pending"), "integration": integration, "handed_over": False}
 
 
 def discarded(_row: Row) -> Columns:
@@ -144,7 +151,7 @@ def discarded(_row: Row) -> Columns:
 def retired(row: Row) -> Columns:
     if row["previous_value"] is None:
         raise IllegalTransition(f"{row['project_id']}: there is no previous value to retire")
-    return {**_emptied("previous"), "overlap_until": None}
+    return {**_emptied("previous"), "overlap_until": None, "handed_over": False}
 
 
 def failed(row: Row, park_after: int) -> Columns:

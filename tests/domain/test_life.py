@@ -267,8 +267,8 @@ async def test_a_receiver_that_keeps_the_leaked_credential_is_reported(simulator
 
     result = await run(Hoarder(simulator), generated(), leaked=True)
 
-    assert result.outcome is Outcome.ROTATED
-    assert any(note.startswith("old_still_accepted") for note in result.notes)
+    assert result.outcome is Outcome.FAILED
+    assert "the leaked credential was replaced; old_still_accepted" in result.error
     assert (await record_of()).previous.value.get_secret_value() == leaked
 
 
@@ -617,3 +617,216 @@ async def test_a_rollback_that_was_interrupted_is_finished_by_the_next_run(simul
     assert "the former one was put back and read back" in result.error
     assert simulator.projects["prj-1"].authorization == former
     assert (await record_of()).step is Step.IDLE
+
+
+async def test_a_receiver_that_forgets_while_nobody_knows_what_jelou_has_gets_the_former_credential_back(
+    simulator, receiver
+):
+    await run(receiver, generated(overlap="0"))
+    former = simulator.projects["prj-1"].authorization
+    simulator.add_fault(Fault(kind="reset_after", method="PATCH", times=1))
+    forget_after_patch(simulator, receiver, keep={former})
+
+    result = await run(receiver, generated())
+
+    assert "the former one was put back and read back" in result.error
+    assert await simulator.deliver("prj-1")
+
+
+async def test_a_blocked_row_that_jelou_may_have_already_is_unknown(simulator, receiver):
+    await interrupted(simulator, receiver, sent=True)
+
+    async def broken(*_arguments):
+        raise LookupError("cannot be written through Prefect")
+
+    receiver.publish = broken
+
+    assert (await run(receiver, generated())).outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("authorization", ["generate", "env:TOKEN"])
+async def test_a_changed_auth_type_is_sent_with_the_credential(simulator, receiver, monkeypatch, authorization):
+    monkeypatch.setenv("TOKEN", "from-outside")
+    given = {"authorization": authorization, "rotateEvery": "30d", "probe": "off"}
+    await run(receiver, generated(**given))
+
+    result = await run(receiver, generated(**given, authType="api_key"))
+
+    assert result.outcome is Outcome.ROTATED
+    assert simulator.projects["prj-1"].auth_type == "api_key"
+    assert (await record_of()).current.auth_type is AuthType.API_KEY
+
+
+async def test_a_change_by_somebody_else_is_not_taken_for_ours_when_the_run_ends_before_staging(
+    simulator, receiver, monkeypatch
+):
+    monkeypatch.setenv("TOKEN", "from-outside")
+    row = Row.model_validate({"projectId": "prj-1", "authType": "bearer", "authorization": "env:TOKEN"})
+    await run(receiver, row)
+    project = simulator.projects["prj-1"]
+    project.authorization, project.updated_at = "theirs", project.updated_at + timedelta(seconds=5)
+    with monkeypatch.context() as broken:
+
+        async def stage(*_arguments, **_options):
+            raise StoreUnavailable("the record store failed")
+
+        broken.setattr(Store, "stage", stage)
+        assert (await run(receiver, row)).outcome is Outcome.FAILED
+
+    assert (await run(receiver, row)).outcome is Outcome.ROTATED
+    assert project.authorization == "from-outside"
+
+
+async def test_a_value_that_jelou_refused_for_certain_may_be_replaced_by_another(simulator, receiver, monkeypatch):
+    monkeypatch.setenv("TOKEN", "bad-value")
+    row = Row.model_validate({"projectId": "prj-1", "authType": "bearer", "authorization": "env:TOKEN"})
+    simulator.add_fault(Fault(kind="status", status=400, method="PATCH", times=1))
+    await run(receiver, row)
+    monkeypatch.setenv("TOKEN", "good-value")
+
+    result = await run(receiver, row)
+
+    assert result.outcome is Outcome.ROTATED
+    assert [body["authorization"] for body in simulator.projects["prj-1"].received] == ["bad-value", "good-value"]
+
+
+async def test_an_interrupted_value_is_finished_before_another_one_and_the_row_says_so(
+    simulator, receiver, monkeypatch
+):
+    await interrupted(simulator, receiver, sent=True)
+    monkeypatch.setenv("TOKEN", "newer-value")
+
+    first = await run(receiver, generated(authorization="env:TOKEN"))
+    second = await run(receiver, generated(authorization="env:TOKEN"))
+
+    assert (first.outcome, second.outcome) == (Outcome.BLOCKED, Outcome.ROTATED)
+    sent = [body["authorization"] for body in simulator.projects["prj-1"].received]
+    assert sent == ["pending-value", "newer-value"]
+
+
+async def test_a_first_rotation_of_a_leaked_credential_tells_the_receiver_to_forget_it(simulator, receiver):
+    result = await run(receiver, generated(), leaked=True)
+
+    assert result.outcome is Outcome.ROTATED
+    assert receiver.documents[-1]["current"]
+    assert "old" not in simulator.receivers["prj-1"].accepts
+
+
+async def test_a_leak_is_not_forgotten_when_the_run_that_was_told_of_it_dies(simulator, receiver):
+    await run(receiver, generated())
+    simulator.add_fault(Fault(kind="status", status=503, method="PATCH", times=1))
+    await run(receiver, generated(), tries=1, leaked=True)
+
+    result = await run(receiver, generated())
+
+    assert (result.outcome, result.evidence) == (Outcome.ROTATED, Evidence.OLD_REFUSED)
+
+
+async def test_a_staged_value_that_may_have_leaked_is_not_used(simulator, receiver):
+    await interrupted(simulator, receiver, sent=False)
+
+    await run(receiver, generated(), leaked=True)
+
+    assert "pending-value" not in [body["authorization"] for body in simulator.projects["prj-1"].received]
+
+
+@pytest.mark.parametrize("sent", [False, True])
+async def test_a_pending_value_is_never_sent_under_another_auth_type(simulator, receiver, sent):
+    await interrupted(simulator, receiver, sent=sent)
+
+    result = await run(receiver, generated(authType="api_key"))
+
+    sent_as = {(body["authType"], body["authorization"]) for body in simulator.projects["prj-1"].received}
+    assert ("api_key", "pending-value") not in sent_as
+    assert result.outcome is (Outcome.UNKNOWN if sent else Outcome.ROTATED)
+
+
+async def test_an_ordered_overwrite_puts_the_address_back_too(simulator, receiver):
+    orders = Orders(overwrite_drift=frozenset({"prj-1"}))
+    async with open_rotation(
+        Settings.load(), [generated()], local_handlers(), plan_only=False, publish=receiver.publish, orders=orders
+    ) as rotation:
+        await rotation.plan(["prj-1"])
+        wanted = simulator.projects["prj-1"].webhook_url
+        rotation._lives["prj-1"].row = generated(webhookUrl=wanted)
+        simulator.projects["prj-1"].webhook_url = "https://theirs.example/"
+        await rotation.apply(["prj-1"])
+
+    assert rotation.results()[0].outcome is Outcome.ROTATED
+    assert simulator.projects["prj-1"].webhook_url == wanted
+
+
+async def test_one_spoiled_record_stops_only_its_own_row(simulator, receiver):
+    simulator.add_project("prj-2")
+    rows = [generated("prj-1"), generated("prj-2")]
+    await run(receiver, *rows)
+    await spoil("prj-1")
+
+    results = await run(receiver, *rows)
+
+    assert [result.outcome for result in results.values()] == [Outcome.FAILED, Outcome.ROTATED]
+    assert "does not decrypt" in results["prj-1"].error
+
+
+async def spoil(project_id):
+    engine = create_async_engine(Settings.load().store_url.get_secret_value().replace("sqlite:", "sqlite+aiosqlite:"))
+    async with engine.begin() as connection:
+        chosen = update(records).where(records.c.project_id == project_id)
+        await connection.execute(chosen.values(current_value="spoiled"))
+    await engine.dispose()
+
+
+async def test_a_plan_that_another_run_made_old_is_made_again_also_when_that_fails_once(simulator, receiver):
+    async with open_rotation(
+        Settings.load(), [generated()], local_handlers(), plan_only=False, publish=receiver.publish
+    ) as rotation:
+        await rotation.plan(["prj-1"])
+        await run(receiver, generated())
+        simulator.add_fault(Fault(kind="status", status=503, method="GET", times=1))
+        await again(rotation.apply, ["prj-1"], 3)
+
+    assert rotation.results()[0].outcome is not Outcome.DRIFTED
+
+
+async def test_a_patch_does_not_leave_when_the_lease_ran_out_while_it_waited(simulator, receiver, monkeypatch):
+    async with open_rotation(
+        Settings.load(), [generated()], local_handlers(), plan_only=False, publish=receiver.publish
+    ) as rotation:
+        await rotation.plan(["prj-1"])
+        turn = rotation._tools.gateway._pace.turn
+
+        async def long_turn():
+            await turn()
+            if simulator.requests_by_method["GET"] > 1:
+                rotation._lives["prj-1"]._holds_until = 0.0
+
+        rotation._tools.gateway._pace.turn = long_turn
+        await rotation.apply(["prj-1"])
+
+    assert "ran out before the PATCH could leave" in rotation.results()[0].error
+    assert simulator.requests_by_method["PATCH"] == 0
+
+
+async def test_a_receiver_that_missed_the_promotion_is_told_by_close_overlaps(simulator, receiver):
+    class Late(Receiver):
+        async def publish(self, target, document):
+            if json.loads(document)["current"]:
+                raise LookupError("cannot be written through Prefect")
+            await super().publish(target, document)
+
+    await run(Late(simulator), generated())
+
+    await close(receiver, generated())
+
+    assert receiver.documents[-1]["current"]["value"] == simulator.projects["prj-1"].authorization
+
+
+async def test_an_outage_of_the_block_store_parks_nobody(simulator, receiver):
+    async def broken(*_arguments):
+        raise LookupError("cannot be written through Prefect")
+
+    receiver.publish = broken
+    for _ in range(6):
+        assert (await run(receiver, generated())).outcome is Outcome.BLOCKED
+
+    assert not (await record_of()).parked

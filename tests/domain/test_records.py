@@ -675,6 +675,8 @@ def test_addresses_are_understood_as_they_are_usually_written(url, understood):
         pytest.param("sqlite:///absent/records.db", "there is no such folder", id="no folder"),
         pytest.param("sqlite:///.", "Is a directory", id="a folder"),
         pytest.param("sqlite:///text.txt", "no SQLite database", id="another file"),
+        pytest.param("postgresql://me:a@canary@127.0.0.1:1/db", "with %40 for @", id="a password with an at sign"),
+        pytest.param("postgresql://me:a@x/canary@127.0.0.1:1/db", "with %40 for @", id="a password with both"),
         pytest.param("postgresql://me:canary@127.0.0.1:1/db", "db on 127.0.0.1", id="nobody listens"),
         pytest.param("postgresql://me:canary@127.0.0.1:1/db?canary=canary", "db on 127.0.0.1", id="unknown option"),
     ],

@@ -6,6 +6,7 @@ import pytest
 
 from jelou_rotation.errors import Passing, UnresolvedReferences
 from jelou_rotation.outcomes import Evidence, Outcome
+from jelou_rotation.plan import same_address
 from jelou_rotation.references import local_handlers
 from jelou_rotation.rotation import open_rotation
 from jelou_rotation.row import Row
@@ -99,6 +100,18 @@ async def test_only_what_the_row_changes_is_sent(simulator, settings, sent):
     await run(row(**settings))
 
     assert simulator.projects["prj_1"].received == [sent]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://panel.ñandu.example/", "https://panel.xn--andu-fqa.example"),
+        ("https://x.example/?sala=méxico", "https://x.example/?sala=m%C3%A9xico"),
+        ("https://X.example:443", "https://x.example/"),
+    ],
+)
+def test_an_address_that_a_server_may_write_otherwise_is_the_same(one, other):
+    assert same_address(one, other)
 
 
 @pytest.mark.parametrize("url", ["https://old.example/hook", "https://OLD.example:443/hook"])

@@ -94,10 +94,17 @@ async def test_a_leaked_credential_is_replaced_by_order_of_the_form(simulator, r
     await rotate()
     leaked = simulator.projects["prj-1"].authorization
 
-    state = await rotate(leaked=True)
+    state = await rotate(leaked=True, only=["prj-1"])
 
     assert (await state.aresult()).as_json()["summary"]["byEvidence"] == {"old_refused": 1}
     assert leaked not in json.dumps(receiver.document)
+
+
+async def test_a_leak_without_a_name_is_refused(simulator, receiver):
+    state = await rotate(leaked=True)
+
+    assert "name the projects whose credentials leaked" in state.message
+    assert not simulator.requests_by_method
 
 
 # The command

@@ -30,6 +30,8 @@ def upgrade() -> None:
         *_credential("previous"),
         sa.Column("overlap_until", _Moment),
         sa.Column("accepted_before", sa.Boolean()),
+        sa.Column("keeps_overlap", sa.Boolean(), nullable=False),
+        sa.Column("handed_over", sa.Boolean(), nullable=False),
         sa.Column("integration", sa.Text()),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("parked", sa.Boolean(), nullable=False),
