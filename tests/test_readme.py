@@ -55,6 +55,18 @@ def test_every_command_is_documented():
         assert f"jelou-rotation {command}" in README
 
 
+def test_the_manifest_on_the_page_for_the_night_loads():
+    page = (Path(__file__).parent.parent / "deployments/credentials.md").read_text()
+    (row,) = load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]).rows
+    assert row.generates
+
+
+@pytest.mark.parametrize("outcome", [Outcome.BLOCKED, Outcome.DRIFTED, Outcome.FAILED, Outcome.UNKNOWN])
+def test_the_page_for_the_night_says_what_to_do_about_every_outcome_of_a_credential(outcome):
+    page = (Path(__file__).parent.parent / "deployments/credentials.md").read_text()
+    assert re.search(rf"^\| `{outcome}`", page, re.MULTILINE)
+
+
 def test_the_readmes_manifests_load():
     blocks = dict(re.findall(r"```(yaml|csv)\n(.*?)```", README, re.DOTALL))
     assert len(load(blocks["yaml"]).rows) == 3
