@@ -203,6 +203,7 @@ class Life:
         if not self._echo:
             seen = await self._guard()
             if self._plan.rotates:
+                await self._settle_former()
                 await self._stage()
                 if self._store and self.record and self.record.step is Step.STAGED:
                     self.record = await self._store.observe(self._lease, seen)
@@ -257,6 +258,13 @@ class Life:
         knows_former = bool(self.record and self.record.current)
         self.plan_made = plan_row(self.row, told, rotates=self._plan.rotates, knows_former=knows_former)
         self._note("somebody else's change was overwritten, as ordered")
+
+    async def _settle_former(self) -> None:
+        """A credential whose overlap is over makes room for the next one: proven dead, or said not to be."""
+        until = self.record.overlap_until if self.record and self.record.previous else None
+        if until and until <= datetime.now(UTC) and not self._is_unfinished and not await self._close_overlap():
+            self._note(f"the credential before the last one makes room: {self._still_accepted}")
+            self._still_accepted = ""
 
     async def _stage(self) -> None:
         """Make the value durable before it is sent; one that is pending already stays the one to send."""

@@ -830,3 +830,16 @@ async def test_an_outage_of_the_block_store_parks_nobody(simulator, receiver):
         assert (await run(receiver, generated())).outcome is Outcome.BLOCKED
 
     assert not (await record_of()).parked
+
+
+async def test_a_former_credential_that_nobody_retired_is_looked_at_before_it_makes_room(simulator, receiver):
+    await run(receiver, generated())
+    await run(receiver, generated(overlap="24h"))
+    former = (await record_of()).previous.value.get_secret_value()
+    await end_overlap_now()
+    receiver.is_listening = False
+    simulator.receivers["prj-1"].accepts |= {former}
+
+    result = await run(receiver, generated(probe="best_effort"))
+
+    assert any("the credential before the last one makes room: old_still_accepted" in note for note in result.notes)
