@@ -5,6 +5,7 @@ Everything stays on this machine and ends with the demo; only the reports stay, 
 """
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -12,14 +13,24 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from jelou_rotation.records import new_key
 from jelou_rotation.simulator import Simulator, passing_faults, running
 
 CUSTOMERS = ("acme", "bolivar", "condor", "delta", "estrella", "fenix", "galapagos", "hidalgo")
 STRANGER = "zeta"
+MADE_HERE = "iguana"
+GENERATED = """\
+projects:
+  iguana:
+    authType: bearer
+    authorization: generate
+    rotateEvery: 30d
+    publishTo: block:secret/iguana
+"""
 STARTS_WITHIN = 120
 
 
@@ -40,10 +51,41 @@ def main() -> int:
             simulator.faults.extend(passing_faults(0.2))
             command(["rotate", str(manifest)], environment, expected=1)
             simulator.faults.clear()
-        accepted = sum(asyncio.run(simulator.deliver(customer)) for customer in CUSTOMERS)
-        say(f"Jelou now delivers with the new credentials: {accepted} of {len(CUSTOMERS)} receivers accept.")
-        print(f"{STRANGER} is not at Jelou, on purpose: the report says what to do, and its retry.yaml runs it again.")
-    return 0 if accepted == len(CUSTOMERS) else 1
+            print(
+                f"\n{STRANGER} is not at Jelou, on purpose: the report says what to do, and its retry.yaml runs it again."
+            )
+            accepted = deliver(simulator, CUSTOMERS)
+            say("A credential can also be made here: nobody ever sees it, the receiver finds it in a Prefect block.")
+            simulator.add_project(MADE_HERE)
+            simulator.receivers[MADE_HERE].accepts = PrefectBlock(f"{api}/block_types/slug/secret", MADE_HERE)
+            manifest = manifest.with_name("generated.yaml")
+            manifest.write_text(GENERATED)
+            print(GENERATED.rstrip())
+            environment |= {"JELOU_STORE_KEY": new_key(), "JELOU_STORE_URL": f"sqlite:///{home}/records.db"}
+            command(["rotate", str(manifest)], environment, expected=0)
+            say("Once more: it is not due yet, so Jelou is not even asked.")
+            command(["rotate", str(manifest)], environment, expected=0)
+            accepted += deliver(simulator, [MADE_HERE])
+    return 0 if accepted == len(CUSTOMERS) + 1 else 1
+
+
+class PrefectBlock:
+    """What a receiver accepts that looks into its Prefect block at each delivery."""
+
+    def __init__(self, api: str, name: str) -> None:
+        self._url = f"{api}/block_documents/name/{name}?include_secrets=true"
+
+    def isdisjoint(self, presented: set[str]) -> bool:
+        with urllib.request.urlopen(self._url, timeout=5) as answer:
+            handed_over = json.loads(json.load(answer)["data"]["value"])
+        return presented.isdisjoint(slot["value"] for slot in handed_over.values() if isinstance(slot, dict))
+
+
+def deliver(simulator: Simulator, customers: Sequence[str]) -> int:
+    """As Jelou does when a customer writes."""
+    accepted = sum(asyncio.run(simulator.deliver(customer)) for customer in customers)
+    say(f"Jelou now delivers with the new credentials: {accepted} of {len(customers)} receivers accept.")
+    return accepted
 
 
 def prepare(simulator: Simulator) -> dict[str, str]:
