@@ -51,9 +51,7 @@ def main() -> int:
             simulator.faults.extend(passing_faults(0.2))
             command(["rotate", str(manifest)], environment, expected=1)
             simulator.faults.clear()
-            print(
-                f"\n{STRANGER} is not at Jelou, on purpose: the report says what to do, and its retry.yaml runs it again."
-            )
+            print(f"\n{STRANGER} is not at Jelou, on purpose: the report says what to do, retry.yaml runs it again.")
             accepted = deliver(simulator, CUSTOMERS)
             say("A credential can also be made here: nobody ever sees it, the receiver finds it in a Prefect block.")
             simulator.add_project(MADE_HERE)
