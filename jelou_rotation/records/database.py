@@ -3,7 +3,9 @@
 import asyncio
 import os
 import re
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +33,8 @@ _DRIVERS = {
 }
 _WAIT_SECONDS = 30
 _CONNECT_SECONDS = 10
+_WAL_TRIES = 200
+_WAL_PAUSE_SECONDS = 0.02
 # Any number that nothing else in the same database locks.
 _MIGRATION_LOCK = 0x6A656C6F75
 
@@ -163,10 +167,22 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     # As SQLAlchemy's documentation says: only we begin transactions, the driver none by itself.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _enter_wal(cursor)
     # A lost commit is a lost credential; NORMAL would lose the last ones with the power.
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()
+
+
+def _enter_wal(cursor: Any) -> None:
+    """Several processes may open a fresh file at once, and for this one step SQLite does not wait for the others."""
+    for is_last in (*[False] * _WAL_TRIES, True):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if is_last or error.sqlite_errorname != "SQLITE_BUSY":
+                raise
+            time.sleep(_WAL_PAUSE_SECONDS)
 
 
 def _begin_sqlite(connection: Connection) -> None:

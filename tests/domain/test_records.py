@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -864,3 +865,16 @@ async def test_no_value_can_be_found_in_what_is_stored(store, store_url, tmp_pat
 
     assert [form for value in planted for form in forms(value) for content in stored if form in content] == []
     assert any(b"worker-1" in content for content in stored)
+
+
+async def test_a_fresh_file_that_another_process_is_writing_right_now_can_be_opened(tmp_path, key):
+    other = sqlite3.connect(tmp_path / "records.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    ending = threading.Timer(0.2, lambda: other.execute("ROLLBACK"))
+    ending.start()
+
+    async with Store.open(f"sqlite:///{tmp_path}/records.db", key) as store:
+        assert await store.all_ids() == []
+
+    ending.join()
+    other.close()
