@@ -29,7 +29,7 @@ Everything that can go wrong, grouped by what the caller can do about it.
     + RecordError        the record did not become what was asked, and is as it was
       - LeaseLost        somebody else works on this project now, or the time ran out: leave it alone
       - IllegalTransition  not allowed at the step the record is at: read it again
-      - Reused           the value belongs to another project
+      - Reused           the value belongs, or belonged lately, to this or another project
       - Unreadable       what is stored does not decrypt: it was altered, moved, or sealed with another key
       - StoreUnavailable the store failed in the middle: what was asked may or may not be durable, so read again
 
@@ -257,7 +257,7 @@ class IllegalTransition(RecordError):
 
 
 class Reused(RecordError):
-    """The value belongs, or belonged lately, to another project."""
+    """The value belongs, or belonged lately, to this or another project."""
 
 
 class Unreadable(RecordError):

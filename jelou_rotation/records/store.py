@@ -135,7 +135,7 @@ class Store:
         """
         Make a value durable before it is sent: `pending` of the answer is the one to send.
 
-        A value that is pending already stays, and the one given here is not used. Raises Reused when another project
+        A value that is pending already stays, and the one given here is not used. Raises Reused when any project
         has or lately had this value, unless it is not `exclusive`: several may share one that is not made here.
         """
         mark = fingerprint(self._fingerprint_key, value)

@@ -65,9 +65,9 @@ class Batch:
         if row["step"] not in move.steps:
             raise IllegalTransition(f"{move.lease.project_id}: {move.name} is not possible while {row['step']}")
         changes = move.changes(row)
-        owner = self.owners.get(move.fingerprint or "", move.lease.project_id)
-        if changes and owner != move.lease.project_id:
-            raise Reused(f"{move.lease.project_id}: this value belongs to the project {owner}; each needs its own")
+        owner = self.owners.get(move.fingerprint or "")
+        if changes and owner:
+            raise Reused(f"{move.lease.project_id}: this value belongs, or belonged, to the project {owner}")
         return changes
 
     def _accept(self, move: Move, after: Columns) -> None:

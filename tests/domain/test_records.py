@@ -456,16 +456,22 @@ async def test_the_last_ten_values_of_a_project_are_remembered(store):
         await store.stage(leases["third"], SecretStr("canary-1"), BEARER)
 
 
-async def test_a_value_used_again_by_its_own_project_counts_as_its_youngest(store):
+async def test_none_of_the_last_ten_values_of_a_project_comes_again(store):
     lease = await take(store, "prj")
-    for number in [*range(10), 0, 10]:
+    for number in range(11):
         await store.stage(lease, SecretStr(f"canary-{number}"), BEARER)
         await store.discard(lease)
-    leases = await take(store, "second", "third")
 
-    with pytest.raises(Reused):
-        await store.stage(leases["second"], SecretStr("canary-0"), BEARER)
-    await store.stage(leases["third"], SecretStr("canary-1"), BEARER)
+    with pytest.raises(Reused, match="belongs, or belonged, to the project prj"):
+        await store.stage(lease, SecretStr("canary-1"), BEARER)
+    await store.stage(lease, SecretStr("canary-0"), BEARER)
+
+
+async def test_a_value_that_is_not_made_here_may_be_shared_and_come_again(store):
+    leases = await take(store, "one", "other")
+    for lease in [*leases.values(), *leases.values()]:
+        await store.stage(lease, SecretStr("canary-shared"), BEARER, exclusive=False)
+        await store.discard(lease)
 
 
 # Many at once
