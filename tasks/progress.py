@@ -36,7 +36,7 @@ async def shown_progress(rotation: Rotation) -> AsyncIterator[None]:
 def _bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), auto_refresh=False)
-    bar.add_task("steps")
+    bar.add_task("steps", total=None)
     return bar
 
 
