@@ -98,7 +98,9 @@ def _add_plan_and_rotate(commands: Any) -> None:
         ("rotate", "bring the projects in line, rotate and verify their credentials"),
     ):
         parser = _add_run(commands, mode, purpose)
-        parser.add_argument("--leaked", action="store_true", help="rotate now, due or not, and keep no overlap; needs --only")
+        parser.add_argument(
+            "--leaked", action="store_true", help="rotate now, due or not, without overlap; needs --only"
+        )
         for option, meaning in (
             ("--overwrite-drift", "write over what somebody else changed in this project; may be repeated"),
             ("--end-overlap", "rotate this project in the middle of an open overlap; may be repeated"),
