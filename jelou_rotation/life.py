@@ -536,7 +536,7 @@ class Life:
             outcome = Outcome.MISSING
         elif isinstance(trouble, ReceiverRefused | OldStillAccepted):
             outcome = Outcome.FAILED
-        elif self._may_be_live or (self._echo and isinstance(trouble, RecordError)):
+        elif self._may_be_live:
             outcome = Outcome.UNKNOWN
         elif isinstance(trouble, Blocked | Held):
             outcome = Outcome.BLOCKED

@@ -585,7 +585,8 @@ async def test_an_outage_of_jelou_parks_nobody(simulator, receiver):
     for _ in range(6):
         await run(receiver, generated(), tries=1)
 
-    assert ((await record_of()).failures, (await record_of()).parked) == (0, False)
+    record = await record_of()
+    assert (record.failures, record.parked, record.holder) == (0, False, None)
 
 
 async def test_a_rollback_that_was_interrupted_is_finished_by_the_next_run(simulator, receiver):
@@ -843,3 +844,36 @@ async def test_a_former_credential_that_nobody_retired_is_looked_at_before_it_ma
     result = await run(receiver, generated(probe="best_effort"))
 
     assert any("the credential before the last one makes room: old_still_accepted" in note for note in result.notes)
+
+
+async def test_a_former_credential_that_was_not_accepted_before_is_not_put_back(simulator, receiver):
+    await run(receiver, generated(overlap="0"))
+    former = simulator.projects["prj-1"].authorization
+
+    class Forgetful(Receiver):
+        async def publish(self, target, document):
+            await super().publish(target, document)
+            self.simulator.receivers["prj-1"].accepts -= {former}
+
+    forgetful = Forgetful(simulator)
+    forget_after_patch(simulator, forgetful, keep=set())
+
+    result = await run(forgetful, generated())
+
+    assert "did not accept the former one before either" in result.error
+    assert simulator.requests_by_method["PATCH"] == 2
+
+
+async def test_a_store_that_fails_at_the_promotion_leaves_the_row_unknown_and_the_next_run_finishes_it(
+    simulator, receiver, monkeypatch
+):
+    with monkeypatch.context() as broken:
+
+        async def promote(*_arguments):
+            raise StoreUnavailable("the record store failed")
+
+        broken.setattr(Store, "promote", promote)
+        assert (await run(receiver, generated())).outcome is Outcome.UNKNOWN
+
+    assert (await run(receiver, generated())).outcome is Outcome.ROTATED
+    assert len({body["authorization"] for body in simulator.projects["prj-1"].received}) == 1

@@ -1,6 +1,7 @@
 """The life of a row, against a simulated Jelou over real sockets."""
 
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -355,3 +356,30 @@ async def test_jelou_delivers_with_the_new_credential_afterwards(simulator):
     await run(credential("prj_2"))
 
     assert await simulator.deliver("prj_2")
+
+
+async def test_a_get_from_before_our_patch_is_not_taken_for_proof(simulator):
+    simulator.switches = Switches(visible_after=2)
+    simulator.projects["prj_1"].updated_at -= timedelta(minutes=1)
+
+    results, rotation = await run(credential())
+
+    assert results["prj_1"].evidence is Evidence.READ_BACK
+    assert rotation.requests["retries"] == 2
+
+
+async def test_a_record_younger_than_our_patch_is_a_lower_claim(simulator):
+    async with opened(credential()) as rotation:
+        await rotation.plan(["prj_1"])
+        get = rotation._tools.gateway.get
+
+        async def touched_after_the_patch(*arguments):
+            if simulator.requests_by_method["PATCH"]:
+                simulator.projects["prj_1"].updated_at += timedelta(minutes=1)
+            return await get(*arguments)
+
+        rotation._tools.gateway.get = touched_after_the_patch
+        await rotation.apply(["prj_1"])
+
+    (result,) = rotation.results()
+    assert (result.outcome, result.evidence, result.unconfirmed) == (Outcome.ROTATED, Evidence.ECHOED, ("updatedAt",))
