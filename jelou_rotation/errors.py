@@ -214,9 +214,10 @@ class Drifted(RowTrouble):
 class Blocked(RowTrouble):
     """Something must happen first, which `advice` names; nothing was sent."""
 
-    def __init__(self, message: str, advice: str) -> None:
+    def __init__(self, message: str, advice: str, *, counts: bool = True) -> None:
         super().__init__(message)
         self.advice = advice
+        self.counts = counts
 
 
 class ReceiverRefused(RowTrouble):

@@ -144,6 +144,7 @@ class Life:
             raise Blocked(
                 f"the overlap of the last rotation is open until {until:%Y-%m-%d %H:%M} UTC",
                 "Wait until then, or end it early by name: --end-overlap PROJECT.",
+                counts=False,
             )
 
     @property
@@ -202,6 +203,10 @@ class Life:
             await self._put_back()
         if not self._echo:
             seen = await self._guard()
+            if not self._plan.sends:
+                self._evidence = Evidence.READ_BACK
+                self.ended = self.result(Outcome.UNCHANGED)
+                return
             if self._plan.rotates:
                 await self._settle_former()
                 await self._stage()
@@ -265,6 +270,8 @@ class Life:
         if until and until <= datetime.now(UTC) and not self._is_unfinished and not await self._close_overlap():
             self._note(f"the credential before the last one makes room: {self._still_accepted}")
             self._still_accepted = ""
+        # What was proven of the former one proves nothing of the one that follows.
+        self._evidence = None
 
     async def _stage(self) -> None:
         """Make the value durable before it is sent; one that is pending already stays the one to send."""
@@ -297,11 +304,8 @@ class Life:
             try:
                 await self._tools.publish(self.row.publish_to.target, document(self.record))
             except LookupError as error:
-                blocked = Blocked(
-                    f"publishTo {self.row.publish_to}: {error}", "Mend the block, then run the row again."
-                )
-                blocked.counts = False
-                raise blocked from None
+                reason, advice = f"publishTo {self.row.publish_to}: {error}", "Mend the block, then run the row again."
+                raise Blocked(reason, advice, counts=False) from None
             if self._store and self.record.step is Step.IDLE:
                 self.record = await self._store.mark_handed_over(self._lease)
         return True
@@ -470,6 +474,7 @@ class Life:
             raise Blocked(
                 "an interrupted rotation was finished with the value of that time",
                 "Run the row once more for the new one.",
+                counts=False,
             )
 
     async def close(self) -> None:

@@ -230,8 +230,8 @@ async def _open_store(
     stack: AsyncExitStack, settings: Settings, vault: Vault, rows: Iterable[Row], *, plan_only: bool
 ) -> Store | None:
     if settings.store_key is None:
-        if any(row.generates for row in rows):
-            message = "missing; a generated credential must be kept: jelou-rotation store key makes one"
+        if any(row.needs_record for row in rows):
+            message = "missing; generate, publishTo and overlap need a record: jelou-rotation store key makes one"
             raise SettingsError([Fault("JELOU_STORE_KEY", message)])
         return None
     url = _value(settings.store_url, vault).get_secret_value()

@@ -274,6 +274,11 @@ class Row(BaseModel):
         return self.authorization == GENERATE
 
     @property
+    def needs_record(self) -> bool:
+        """Whether it asks for something that only a record can keep."""
+        return self.generates or self.publish_to is not None or self.overlap is not None
+
+    @property
     def policy(self) -> Policy:
         return Policy(length=self.length, alphabet=self.alphabet, prefix=self.prefix, user=self.user)
 

@@ -194,11 +194,22 @@ async def test_a_store_that_cannot_be_written_means_no_request(simulator, receiv
     assert not simulator.requests_by_method
 
 
-async def test_generating_without_a_store_key_is_refused(simulator, receiver, monkeypatch):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="generate"),
+        pytest.param({"authorization": "env:TOKEN"}, id="publishTo"),
+        pytest.param({"authorization": "env:TOKEN", "publishTo": None, "overlap": "24h"}, id="overlap"),
+    ],
+)
+async def test_what_must_be_kept_is_refused_without_a_store_key(simulator, receiver, monkeypatch, settings):
     monkeypatch.delenv("JELOU_STORE_KEY")
+    monkeypatch.setenv("TOKEN", "from-outside")
 
     with pytest.raises(SettingsError, match="JELOU_STORE_KEY: missing"):
-        await run(receiver, generated())
+        await run(receiver, generated(**settings))
+
+    assert not simulator.requests_by_method
 
 
 async def test_a_store_that_fails_while_staging_means_no_patch(simulator, receiver, monkeypatch):
@@ -877,3 +888,34 @@ async def test_a_store_that_fails_at_the_promotion_leaves_the_row_unknown_and_th
 
     assert (await run(receiver, generated())).outcome is Outcome.ROTATED
     assert len({body["authorization"] for body in simulator.projects["prj-1"].received}) == 1
+
+
+async def test_proof_about_the_former_credential_is_none_about_a_row_that_is_then_blocked(simulator, receiver):
+    await run(receiver, generated())
+    await run(receiver, generated(overlap="24h"))
+    await end_overlap_now()
+
+    class Full(Receiver):
+        async def publish(self, target, document):
+            if json.loads(document)["pending"]:
+                raise LookupError("cannot be written through Prefect")
+            await super().publish(target, document)
+
+    result = await run(Full(simulator), generated())
+
+    assert (result.outcome, result.evidence) == (Outcome.BLOCKED, None)
+    assert (await record_of()).previous is None
+
+
+async def test_an_ordered_overwrite_of_what_is_already_as_wanted_sends_nothing(simulator, receiver):
+    new = "https://new.example/hook"
+    row = Row.model_validate({"projectId": "prj-1", "webhookUrl": new})
+    orders = Orders(overwrite_drift=frozenset({"prj-1"}))
+    async with open_rotation(Settings.load(), [row], local_handlers(), plan_only=False, orders=orders) as rotation:
+        await rotation.plan(["prj-1"])
+        simulator.projects["prj-1"].webhook_url = new
+        await rotation.apply(["prj-1"])
+
+    (result,) = rotation.results()
+    assert (result.outcome, result.evidence) == (Outcome.UNCHANGED, Evidence.READ_BACK)
+    assert simulator.requests_by_method["PATCH"] == 0
