@@ -1,19 +1,23 @@
-# Everything a newcomer needs: make demo, make test. Both set up .venv by themselves.
+# Everything a newcomer needs: make demo, make ui, make test. Each sets up .venv by itself.
 
 PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 
-.PHONY: demo test lint lock help
+.PHONY: demo ui test lint lock help
 
 help:
 	@echo "make demo   watch a manifest being planned, rotated, verified and reported against a simulated Jelou"
+	@echo "make ui     the Prefect UI with all deployments on a simulated Jelou, to click through; ARGS='--port 4301'"
 	@echo "make test   run the tests"
 	@echo "make lint   run the linter, the formatter's check and the type checker"
 	@echo "make lock   resolve the dependencies again"
 
 demo: .venv/ready
 	@$(PY) deployments/demo.py
+
+ui: .venv/ready
+	@$(PY) deployments/ui.py $(ARGS)
 
 test: .venv/ready
 	@$(PY) -m pytest

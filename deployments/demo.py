@@ -5,17 +5,14 @@ Everything stays on this machine and ends with the demo; only the reports stay, 
 """
 
 import asyncio
-import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from local_server import PrefectBlock, api_url, free_port, prefect_server
 
 from jelou_rotation.records import new_key
 from jelou_rotation.simulator import Simulator, passing_faults, running
@@ -31,7 +28,6 @@ projects:
     rotateEvery: 30d
     publishTo: block:secret/iguana
 """
-STARTS_WITHIN = 120
 
 
 def main() -> int:
@@ -40,7 +36,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as home, running(simulator) as jelou:
         secrets = prepare(simulator)
         say("Starting a Prefect server and a simulated Jelou, some ten seconds ...")
-        with prefect_server(home) as api:
+        port = free_port()
+        api = api_url(port)
+        with prefect_server(Path(home), port):
             environment = os.environ | secrets | settings(jelou, api)
             manifest = write_manifest(Path(home) / "customers.yaml")
             say("The manifest names credentials by reference and never holds one:")
@@ -55,7 +53,7 @@ def main() -> int:
             accepted = deliver(simulator, CUSTOMERS)
             say("A credential can also be made here: nobody ever sees it, the receiver finds it in a Prefect block.")
             simulator.add_project(MADE_HERE)
-            simulator.receivers[MADE_HERE].accepts = PrefectBlock(f"{api}/block_types/slug/secret", MADE_HERE)
+            simulator.receivers[MADE_HERE].accepts = PrefectBlock(api, MADE_HERE)
             manifest = manifest.with_name("generated.yaml")
             manifest.write_text(GENERATED)
             print(GENERATED.rstrip())
@@ -65,18 +63,6 @@ def main() -> int:
             command(["rotate", str(manifest)], environment, expected=0)
             accepted += deliver(simulator, [MADE_HERE])
     return 0 if accepted == len(CUSTOMERS) + 1 else 1
-
-
-class PrefectBlock:
-    """What a receiver accepts that looks into its Prefect block at each delivery."""
-
-    def __init__(self, api: str, name: str) -> None:
-        self._url = f"{api}/block_documents/name/{name}?include_secrets=true"
-
-    def isdisjoint(self, presented: set[str]) -> bool:
-        with urllib.request.urlopen(self._url, timeout=5) as answer:
-            handed_over = json.loads(json.load(answer)["data"]["value"])
-        return presented.isdisjoint(slot["value"] for slot in handed_over.values() if isinstance(slot, dict))
 
 
 def deliver(simulator: Simulator, customers: Sequence[str]) -> int:
@@ -121,40 +107,6 @@ def command(arguments: list[str], environment: Mapping[str, str], *, expected: i
     code = subprocess.run([sys.executable, "-m", "flows", *arguments], env=environment, check=False).returncode
     if code != expected:
         sys.exit(f"demo: exit code {code}, expected {expected}")
-
-
-@contextmanager
-def prefect_server(home: str) -> Iterator[str]:
-    """A Prefect server of our own: other runs, other settings and other people's servers stay out of it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "PREFECT_HOME": home,
-        "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-    }
-    serve = [sys.executable, "-m", "prefect", "server", "start"]
-    server = subprocess.Popen(serve, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/api/health", server)
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    sys.exit(f"demo: the Prefect server did not answer within {STARTS_WITHIN} s")
 
 
 def say(text: str) -> None:

@@ -2,23 +2,22 @@
 
 import argparse
 import asyncio
-import getpass
 import json
 import os
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jelou_rotation import __version__
+from jelou_rotation import __version__, commands
 from jelou_rotation.errors import Fault, RefusedInput, SettingsError
 
 if TYPE_CHECKING:
-    from jelou_rotation.records import Store
     from jelou_rotation.report import Report
-    from jelou_rotation.simulator import Simulator, Switches
 
-# Prefect, pydantic and aiohttp are imported inside the commands that need them, so that --help answers at once.
+# Prefect and pydantic are imported inside the commands that need them, so that --help answers at once.
 
 DESCRIPTION = """\
 Keep Jelou external-support integrations as a manifest says, and rotate their credentials.
@@ -45,15 +44,6 @@ Runs are recorded by the Prefect server at PREFECT_API_URL. Without one a tempor
 which takes some ten seconds; `prefect server start` keeps one running.
 """
 
-SIMULATOR_READY = """\
-A simulated Jelou listens at {url} (its own page says what else it can do). In another terminal:
-
-  export JELOU_BASE_URL={url}/jelouapi/v1 JELOU_API_KEY=demo-key JELOU_ALLOW_PRIVATE_HOSTS=true
-  jelou-rotation plan MANIFEST
-
-Ctrl-C ends it.
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -76,12 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = _parser(argparse.ArgumentParser, prog="jelou-rotation", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_plan_and_rotate(commands)
-    _add_records(commands)
-    schema = _parser(commands.add_parser, "schema", help="print the manifest's JSON Schema, for editors")
-    schema.set_defaults(command=_schema)
-    _add_simulate(commands)
+    given = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_plan_and_rotate(given)
+    _add_onboarding(given)
+    _add_close_and_audit(given)
+    _add_records(given)
+    _add_set_up(given)
+    schema = _parser(given.add_parser, "schema", help="print the manifest's JSON Schema, for editors")
+    schema.set_defaults(command=commands.schema)
+    _add_simulate(given)
     return parser
 
 
@@ -92,12 +85,12 @@ def _parser(make: Any, *names: str, **texts: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_plan_and_rotate(commands: Any) -> None:
+def _add_plan_and_rotate(given: Any) -> None:
     for mode, purpose in (
         ("plan", "show what would change, write nothing"),
         ("rotate", "bring the projects in line, rotate and verify their credentials"),
     ):
-        parser = _add_run(commands, mode, purpose)
+        parser = _add_run(given, mode, purpose)
         parser.add_argument(
             "--leaked", action="store_true", help="rotate now, due or not, without overlap; needs --only"
         )
@@ -106,11 +99,43 @@ def _add_plan_and_rotate(commands: Any) -> None:
             ("--end-overlap", "rotate this project in the middle of an open overlap; may be repeated"),
         ):
             parser.add_argument(option, metavar="PROJECT", action="append", default=[], help=meaning)
-        parser.set_defaults(command=_rotate, mode=mode)
+        if mode == "rotate":
+            _add_limits(parser)
+        parser.set_defaults(command=_run, flow="rotate_credentials", mode=mode)
 
 
-def _add_run(commands: Any, name: str, purpose: str) -> argparse.ArgumentParser:
-    parser = _parser(commands.add_parser, name, help=purpose, description=f"{purpose.capitalize()}.", epilog=RUN_EPILOG)
+def _add_onboarding(given: Any) -> None:
+    purpose = "create the integrations that are missing, keep their signing secrets, bring the others in line"
+    onboard = _add_run(given, "onboard", purpose)
+    _add_limits(onboard)
+    onboard.set_defaults(command=_run, flow="onboard_projects")
+    purpose = "have Jelou make new signing secrets, one project at a time; the former ones are dead at once"
+    secrets = _add_run(given, "signing-secrets", purpose)
+    secrets.set_defaults(command=_run, flow="rotate_signing_secrets")
+    for parser in (onboard, secrets):
+        parser.add_argument(
+            "--plan",
+            dest="mode",
+            action="store_const",
+            const="plan",
+            default="rotate",
+            help="show what would be done, write nothing",
+        )
+    export = _parser(given.add_parser, "export", help="print a manifest of what Jelou has for some projects")
+    export.add_argument("projects", metavar="PROJECT", nargs="*", help="a projectId")
+    export.add_argument("--from", dest="listed", metavar="FILE", help="a file with a projectId a line; - reads them")
+    export.set_defaults(command=commands.export, read_block=_read_block)
+
+
+def _add_close_and_audit(given: Any) -> None:
+    close = _add_run(given, "close-overlaps", "retire the former credentials whose overlap is over")
+    close.set_defaults(command=_run, flow="close_overlaps")
+    audit = _add_run(given, "audit", "find what is not as declared at Jelou, in the records and at the receivers")
+    audit.set_defaults(command=_run, flow="audit_integrations")
+
+
+def _add_run(given: Any, name: str, purpose: str) -> argparse.ArgumentParser:
+    parser = _parser(given.add_parser, name, help=purpose, description=f"{purpose.capitalize()}.", epilog=RUN_EPILOG)
     parser.add_argument("manifest", metavar="MANIFEST", help="the projects and their settings")
     parser.add_argument(
         "--only",
@@ -123,31 +148,65 @@ def _add_run(commands: Any, name: str, purpose: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_records(commands: Any) -> None:
-    close = _add_run(commands, "close-overlaps", "retire the former credentials whose overlap is over")
-    close.set_defaults(command=_close_overlaps)
-    show = _nested(commands, "credential", "what the record store knows of one project").add_parser(
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    limits = parser.add_argument_group("limits", "An AMOUNT is a number of projects, as 40, or a share, as 10%.")
+    for option, meaning in (
+        ("--max-changes", "refuse a plan that changes more projects"),
+        ("--max-host-changes", "refuse a plan that moves more webhooks to another host; default: 10"),
+        ("--max-downgrades", "refuse a plan that takes the authentication of more projects; default: 0"),
+        ("--max-failures", "begin no further project once more than this need attention"),
+    ):
+        limits.add_argument(option, metavar="AMOUNT", default=argparse.SUPPRESS, help=meaning)
+    limits.add_argument(
+        "--ramp",
+        metavar="STEP",
+        action="append",
+        default=[],
+        help="go in steps, each 5, 10%%, tag:NAME or rest; may be repeated",
+    )
+    limits.add_argument("--ramp-pause", metavar="MINUTES", type=float, default=5, help="between two steps; default: 5")
+    limits.add_argument(
+        "--approved-plan",
+        metavar="HASH",
+        default="",
+        help="go on only if the plan is still the one that a plan run ended with",
+    )
+
+
+def _add_records(given: Any) -> None:
+    show = _nested(given, "credential", "what the record store knows of one project").add_parser(
         "show", help="print the credentials the receiver should accept"
     )
     show.add_argument("project", metavar="PROJECT", help="a projectId")
     show.add_argument("--pipe", action="store_true", help="print them although standard output is no terminal")
-    show.set_defaults(command=_show_credential)
-    unpark = commands.add_parser("unpark", help="let projects take part again that failed too often in a row")
+    show.set_defaults(command=commands.show_credential, read_block=_read_block)
+    unpark = given.add_parser("unpark", help="let projects take part again that failed too often in a row")
     unpark.add_argument("projects", metavar="PROJECT", nargs="+", help="a projectId")
-    unpark.set_defaults(command=_unpark)
-    store = _nested(commands, "store", "the record store and its key")
-    store.add_parser("key", help="print a new key for JELOU_STORE_KEY").set_defaults(command=_new_key)
+    unpark.set_defaults(command=commands.unpark, read_block=_read_block)
+    store = _nested(given, "store", "the record store and its key")
+    store.add_parser("key", help="print a new key for JELOU_STORE_KEY").set_defaults(command=commands.new_key)
     rekey = store.add_parser("rekey", help="encrypt every record anew with the first key of JELOU_STORE_KEY")
-    rekey.set_defaults(command=_rekey)
+    rekey.set_defaults(command=commands.rekey, read_block=_read_block)
 
 
-def _nested(commands: Any, name: str, purpose: str) -> Any:
-    return _parser(commands.add_parser, name, help=purpose).add_subparsers(metavar="COMMAND", required=True)
+def _nested(given: Any, name: str, purpose: str) -> Any:
+    return _parser(given.add_parser, name, help=purpose).add_subparsers(metavar="COMMAND", required=True)
 
 
-def _add_simulate(commands: Any) -> None:
+def _add_set_up(given: Any) -> None:
+    purpose = "prepare a Prefect server: the work pool, the lock and the alarms"
+    parser = _parser(given.add_parser, "set-up", help=purpose, description=f"{purpose.capitalize()}.")
+    parser.add_argument("--notify", metavar="TYPE/NAME", help="send alarms with this block, as slack-webhook/ops")
+    for option, name in (("--automations", "automations.yaml"), ("--work-pool", "work-pool.json")):
+        parser.add_argument(
+            option, metavar="FILE", type=Path, default=Path("deployments", name), help="default: deployments/" + name
+        )
+    parser.set_defaults(command=_set_up)
+
+
+def _add_simulate(given: Any) -> None:
     purpose = "serve a simulated Jelou on loopback, to try things out"
-    parser = _parser(commands.add_parser, "simulate", help=purpose, description=f"{purpose.capitalize()}.")
+    parser = _parser(given.add_parser, "simulate", help=purpose, description=f"{purpose.capitalize()}.")
     parser.add_argument("--port", type=int, default=4010, help="default: 4010; 0 takes any free one")
     parser.add_argument("--projects", type=int, default=5, help="how many example projects, prj_1 and on; default: 5")
     parser.add_argument(
@@ -165,41 +224,20 @@ def _add_simulate(commands: Any) -> None:
         default=0.0,
         help="let this share of the answers fail in every way that passes, as 0.2; default: 0",
     )
-    parser.set_defaults(command=_simulate)
+    parser.set_defaults(command=commands.simulate)
 
 
-def _rotate(options: argparse.Namespace) -> int:
-    def start(manifest: str) -> Any:
-        from flows.rotate_credentials import rotate_credentials
-        from tasks.runs import Mode
-
-        return rotate_credentials(
-            manifest,
-            Mode(options.mode),
-            options.only,
-            options.leaked,
-            options.overwrite_drift,
-            options.end_overlap,
-            return_state=True,
-        )
-
-    return _run(options, start)
+_NOT_FOR_THE_FLOW = {"command", "flow", "json"}
 
 
-def _close_overlaps(options: argparse.Namespace) -> int:
-    def start(manifest: str) -> Any:
-        from flows.close_overlaps import close_overlaps
-
-        return close_overlaps(manifest, options.only, return_state=True)
-
-    return _run(options, start)
-
-
-def _run(options: argparse.Namespace, start: Callable[[str], Any]) -> int:
-    source = sys.stdin.read() + "\n" if options.manifest == "-" else options.manifest
-    _refuse_early(source, options.only)
+def _run(options: argparse.Namespace) -> int:
+    """Every other option is a parameter of the flow, by the same name."""
+    parameters = {name: value for name, value in vars(options).items() if name not in _NOT_FOR_THE_FLOW}
+    if options.manifest == "-":
+        parameters["manifest"] = sys.stdin.read() + "\n"
+    _refuse_early(parameters)
     _quieten_prefect()
-    report = asyncio.run(_report_of(start, source))
+    report = asyncio.run(_report_of(options.flow, parameters))
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
@@ -207,25 +245,29 @@ def _run(options: argparse.Namespace, start: Callable[[str], Any]) -> int:
     return 1 if report.needs_attention else 0
 
 
-def _refuse_early(manifest: str, only: Sequence[str]) -> None:
+def _refuse_early(parameters: dict[str, Any]) -> None:
     """The flow looks at its input itself; looking here too spares a person the wait for Prefect's start."""
+    from jelou_rotation.limits import Limits, ramp_steps
     from jelou_rotation.manifest import load
     from jelou_rotation.references import local_handlers, resolve
     from jelou_rotation.rotation import wanted_references
     from jelou_rotation.settings import Settings
 
     settings = Settings.load()
-    rows = load(manifest, allow_private_hosts=settings.allow_private_hosts).select(only).rows
-    wanted = wanted_references(settings, rows)
+    Limits(**{name: value for name, value in parameters.items() if name.startswith("max_")})
+    ramp_steps(parameters.get("ramp", ()), (), lambda _: ())
+    manifest = load(parameters["manifest"], allow_private_hosts=settings.allow_private_hosts)
+    wanted = wanted_references(settings, manifest.select(parameters["only"]).rows)
     if all(reference.scheme != "block" for reference in wanted):
         asyncio.run(resolve(wanted, local_handlers(allow_readable_files=settings.allow_readable_files)))
 
 
-async def _report_of(start: Callable[[str], Any], manifest: str) -> "Report":
+async def _report_of(flow: str, parameters: dict[str, Any]) -> "Report":
     from jelou_rotation.report import Report, RowsNeedAttention
 
     await _require_prefect()
-    state = await start(manifest)
+    run: Callable[..., Any] = getattr(import_module(f"flows.{flow}"), flow)
+    state = await run(**parameters, return_state=True)
     result = await state.aresult(raise_on_failure=False)
     if isinstance(result, RowsNeedAttention):
         return result.report
@@ -258,67 +300,29 @@ async def _require_prefect() -> None:
 def _show(report: "Report") -> None:
     from jelou_rotation.report import summary_text
     from jelou_rotation.settings import Settings
-    from tasks.runs import report_folder
+    from tasks.reports import report_folder
 
     print(summary_text(report, width=shutil.get_terminal_size((120, 24)).columns))
     print(f"{report.effort()} The report is in {report_folder(Settings.load(), report.run)}")
+    if report.run.plan:
+        print(f"The plan is {report.run.plan}: rotate --approved-plan {report.run.plan} does exactly this.")
 
 
-def _new_key(_options: argparse.Namespace) -> int:
-    from jelou_rotation.records import new_key
+def _set_up(options: argparse.Namespace) -> int:
+    _quieten_prefect()
+    from prefect.settings import PREFECT_API_URL
 
-    print(new_key())
+    from tasks.server_setup import set_up_server
+
+    if not PREFECT_API_URL.value():
+        raise SettingsError([Fault("PREFECT_API_URL", "missing; it says which Prefect server to prepare")])
+
+    async def run() -> list[str]:
+        await _require_prefect()
+        return await set_up_server(options.automations, options.notify, options.work_pool)
+
+    print("\n".join(asyncio.run(run())))
     return 0
-
-
-def _rekey(_options: argparse.Namespace) -> int:
-    async def work(store: "Store") -> int:
-        count = await store.rekey()
-        print(f"{count:,} records are encrypted with the first key now; the others may be dropped.")
-        return 0
-
-    return _with_store(work)
-
-
-def _unpark(options: argparse.Namespace) -> int:
-    async def work(store: "Store") -> int:
-        for project_id in options.projects:
-            await store.unpark(project_id, getpass.getuser())
-        return 0
-
-    return _with_store(work)
-
-
-def _show_credential(options: argparse.Namespace) -> int:
-    if not options.pipe and not sys.stdout.isatty():
-        message = "standard output is no terminal, and what is printed are credentials: say --pipe if that is meant"
-        raise SettingsError([Fault("credential show", message)])
-
-    async def work(store: "Store") -> int:
-        from jelou_rotation.life import document
-
-        record = (await store.read([options.project])).get(options.project)
-        if record is None:
-            print(f"jelou-rotation: no record of {options.project!r}.", file=sys.stderr)
-            return 1
-        print(json.dumps(json.loads(document(record)), indent=2))
-        return 0
-
-    return _with_store(work)
-
-
-def _with_store(work: "Callable[[Store], Awaitable[int]]") -> int:
-    from jelou_rotation.references import local_handlers
-    from jelou_rotation.rotation import open_store
-    from jelou_rotation.settings import StoreSettings
-
-    async def run() -> int:
-        settings = StoreSettings.load()
-        handlers = local_handlers(allow_readable_files=settings.allow_readable_files)
-        async with open_store(settings, handlers | {"block": _read_block}) as store:
-            return await work(store)
-
-    return asyncio.run(run())
 
 
 async def _read_block(target: str) -> str:
@@ -326,52 +330,6 @@ async def _read_block(target: str) -> str:
     from tasks.secret_blocks import read_secret_block
 
     return await read_secret_block(target)
-
-
-def _schema(_options: argparse.Namespace) -> int:
-    from jelou_rotation.manifest import json_schema
-
-    print(json.dumps(json_schema(), indent=2))
-    return 0
-
-
-def _simulate(options: argparse.Namespace) -> int:
-    from jelou_rotation.simulator import Simulator, Switches, passing_faults
-
-    if options.switches:
-        for name, field in Switches.model_fields.items():
-            print(f"{name}={field.default}\n    {field.description}")
-        return 0
-    simulator = Simulator(_switches(options.switch))
-    for fault in passing_faults(options.flaky):
-        simulator.add_fault(fault)
-    for number in range(1, options.projects + 1):
-        simulator.add_project(f"prj_{number}")
-    asyncio.run(_serve(simulator, options.port))
-    return 0
-
-
-def _switches(given: Sequence[str]) -> "Switches":
-    from pydantic import ValidationError
-
-    from jelou_rotation.simulator import Switches
-
-    try:
-        return Switches.model_validate(dict(switch.partition("=")[::2] for switch in given))
-    except ValidationError as error:
-        faults = [Fault("--switch", each["msg"], field=".".join(map(str, each["loc"]))) for each in error.errors()]
-        raise SettingsError(faults) from None
-
-
-async def _serve(simulator: "Simulator", port: int) -> None:
-    from jelou_rotation.simulator import listening
-
-    try:
-        async with listening(simulator, port=port) as url:
-            print(SIMULATOR_READY.format(url=url), flush=True)
-            await asyncio.Event().wait()
-    except OSError as error:
-        raise SettingsError([Fault("--port", f"{port} cannot be used ({error.strerror})")]) from None
 
 
 if __name__ == "__main__":

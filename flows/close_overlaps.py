@@ -1,20 +1,19 @@
 """The end of an overlap: prove that the former credential is refused, then forget it."""
 
-import asyncio
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from jelou_rotation.manifest import load
+from jelou_rotation.overlaps import Overlap
 from jelou_rotation.settings import Settings
-from tasks.cancellation import left_at_sigterm
-from tasks.progress import shown_progress
+from tasks.lock import one_run_at_a_time
 from tasks.projects import close_projects, in_batches
-from tasks.runs import CLOSE_OVERLAPS, last_state, name_close, open_run, publish_report, refusals_in_words
+from tasks.reports import last_state, publish_report
+from tasks.runs import CLOSE_OVERLAPS, at_work, choose, named, open_run, refusals_in_words
 
 
-@flow(name="close-overlaps", flow_run_name=name_close, persist_result=False)
+@flow(name="close-overlaps", flow_run_name=named(CLOSE_OVERLAPS), persist_result=False)
 @refusals_in_words
 async def close_overlaps(
     manifest: str,
@@ -29,12 +28,11 @@ async def close_overlaps(
 
     """
     settings = Settings.load()
-    source = await asyncio.to_thread(load, manifest, allow_private_hosts=settings.allow_private_hosts)
-    chosen = source.select(only)
-    async with open_run(settings, chosen.rows, plan_only=False) as rotation:
+    chosen = await choose(settings, manifest, only)
+    async with open_run(settings, chosen.rows, kind=Overlap) as rotation:
         try:
-            async with left_at_sigterm(), shown_progress(rotation):
-                await in_batches(close_projects, rotation, [row.project_id for row in chosen.rows])
+            async with at_work(rotation), one_run_at_a_time():
+                await in_batches(close_projects, rotation, rotation.project_ids)
         finally:
             # Also when the run is cancelled or breaks: what was done by then must be known.
             report = await publish_report(rotation, chosen, CLOSE_OVERLAPS, settings)

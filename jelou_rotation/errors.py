@@ -7,6 +7,9 @@ Everything that can go wrong, grouped by what the caller can do about it.
     + ManifestError
     + UnresolvedReferences
     + StoreError         the record store cannot be opened, or the key does not fit it
+    + Busy               another run is at work
+    + LimitExceeded      the plan is larger than what may be done without being asked
+    + NotApproved        nobody agreed to this plan
   x RowsNeedAttention    the run finished and some rows are not as wanted: see report.py
   x RowTrouble           one row did not get where it should
     + Passing            may succeed when the same is tried again
@@ -26,6 +29,7 @@ Everything that can go wrong, grouped by what the caller can do about it.
     + Blocked            something must happen first, and nothing was sent
     + ReceiverRefused    the receiver refuses what Jelou was given
     + OldStillAccepted   the overlap is over and the former credential is not proven dead
+    + SigningSecretLost  Jelou made a signing secret and its answer never arrived
     + RecordError        the record did not become what was asked, and is as it was
       - LeaseLost        somebody else works on this project now, or the time ran out: leave it alone
       - IllegalTransition  not allowed at the step the record is at: read it again
@@ -102,6 +106,18 @@ class UnresolvedReferences(FaultsError):
 
 class StoreError(RefusedInput):
     """The record store cannot be used: its address, its key, or the rights to write it."""
+
+
+class Busy(RefusedInput):
+    """Another run holds the lock."""
+
+
+class LimitExceeded(RefusedInput):
+    """The plan is larger than the limits of the run; the message has the numbers and the way to allow it once."""
+
+
+class NotApproved(RefusedInput):
+    """The plan is not the one that was approved, or nobody approved it."""
 
 
 class RowTrouble(JelouRotationError):
@@ -234,6 +250,16 @@ class OldStillAccepted(RowTrouble):
 
     counts = False
     advice = "Make the receiver forget the former credential; the next run of close-overlaps looks again."
+
+
+class SigningSecretLost(RowTrouble):
+    """Jelou made a signing secret and its answer never arrived."""
+
+    counts = False
+    advice = (
+        "Make a new one: jelou-rotation signing-secrets MANIFEST --only PROJECT."
+        " Until then nobody can check Jelou's signatures for this project."
+    )
 
 
 class Unexpected(RowTrouble):

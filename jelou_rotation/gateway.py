@@ -1,4 +1,8 @@
-"""The client of Jelou's external-support API: one resource, GET and PATCH. Source: reference pages GET and PATCH."""
+"""
+The client of Jelou's external-support API: one resource, to create, read and change, and its signing secret.
+
+Source: reference pages CREATE, GET, PATCH and REGEN.
+"""
 
 import json
 import random
@@ -12,7 +16,7 @@ from urllib.parse import quote
 
 import aiohttp
 import httpx
-from httpx_aiohttp import HttpxAiohttpClient
+from httpx_aiohttp import AiohttpTransport
 from pydantic import SecretStr
 
 from jelou_rotation import __version__
@@ -80,13 +84,20 @@ class Integration:
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Self:
         """Reads the flat shape and the envelope; ignores everything it does not know."""
-        data = body.get("data")
-        fields = data if isinstance(data, dict) else body
+        fields = _fields(body)
         return cls(
             webhook_url=_text(fields.get("webhookUrl")),
             auth_type=_text(fields.get("authType")),
             updated_at=_moment(fields.get("updatedAt")),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A new integration, and the secret Jelou signs with: shown this once, None when the answer held none."""
+
+    integration: Integration
+    signing_secret: SecretStr | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +141,24 @@ class _Wordless(httpx.AsyncBaseTransport):
         await self._transport.aclose()
 
 
-class _Client(HttpxAiohttpClient):
+class _Transport(AiohttpTransport):
+    """aiohttp calls a POST without a body an octet-stream, which a server may refuse: only our own type is sent."""
+
+    def get_client(self) -> aiohttp.ClientSession:
+        session = super().get_client()
+        connector = session.connector
+        session.detach()
+        return aiohttp.ClientSession(connector=connector, skip_auto_headers=["Content-Type"])
+
+
+class _Client(httpx.AsyncClient):
     """Wraps every transport, also those to proxies, which a `transport=` argument would switch off."""
 
     def _init_transport(self, *args: Any, **options: Any) -> httpx.AsyncBaseTransport:
-        return _Wordless(super()._init_transport(*args, **options))
+        return _Wordless(options.pop("transport", None) or _Transport(*args, **options))
 
-    def _init_proxy_transport(self, *args: Any, **options: Any) -> httpx.AsyncBaseTransport:
-        return _Wordless(super()._init_proxy_transport(*args, **options))
+    def _init_proxy_transport(self, proxy: httpx.Proxy, *args: Any, **options: Any) -> httpx.AsyncBaseTransport:
+        return _Wordless(_Transport(*args, **options | {"proxy": proxy}))
 
 
 class Gateway:
@@ -145,7 +166,8 @@ class Gateway:
     Jelou's gateway for one run: `async with Gateway(...) as gateway`.
 
     A request asked to pause (429, or 5xx with Retry-After) waits and is sent again here, because throttling is
-    pacing, not failing; every other trouble is raised as a RowTrouble for the caller to decide on.
+    pacing, not failing; every other trouble is raised as a RowTrouble for the caller to decide on. A POST is sent
+    again only after a 429, where Jelou did not act: a second one would replace a secret that is shown once.
 
     `base_url` includes the version prefix. `timeout_seconds` bounds each connect and each read.
     `transport` replaces the network, for tests. `counts` holds the requests sent by method and the `pauses` taken;
@@ -183,7 +205,7 @@ class Gateway:
 
     async def get(self, project_id: str, caller: Caller | None = None) -> Integration:
         """Read one integration. Raises RowTrouble."""
-        return await self._request("GET", project_id, caller)
+        return Integration.parse(await self._request("GET", _segment(project_id), caller))
 
     async def patch(
         self,
@@ -197,37 +219,65 @@ class Gateway:
 
         `still_allowed` is asked right before they leave, after every pause, and may raise.
         """
-        return await self._request("PATCH", project_id, caller, json.dumps(dict(fields)).encode(), still_allowed)
+        return Integration.parse(
+            await self._request("PATCH", _segment(project_id), caller, _json(fields), still_allowed)
+        )
+
+    async def create(
+        self,
+        project_id: str,
+        fields: Mapping[str, str],
+        caller: Caller | None = None,
+        still_allowed: Callable[[], None] | None = None,
+    ) -> Created:
+        """
+        Create the integration from these fields. `still_allowed` as in `patch`.
+
+        Raises RowTrouble; when it `may_have_acted`, the secret of what was created is lost.
+        """
+        body = await self._request("POST", _segment(project_id), caller, _json(fields), still_allowed)
+        return Created(Integration.parse(body), _signing_secret(body))
+
+    async def regenerate(
+        self, project_id: str, caller: Caller | None = None, still_allowed: Callable[[], None] | None = None
+    ) -> SecretStr | None:
+        """
+        Let Jelou make a new signing secret; the former one is worthless at once. None when the answer held none.
+
+        `still_allowed` as in `patch`. Raises RowTrouble; when it `may_have_acted`, the new secret is lost.
+        """
+        path = f"{_segment(project_id)}/secret/regenerate"
+        return _signing_secret(await self._request("POST", path, caller, still_allowed=still_allowed))
 
     async def _request(
         self,
         method: str,
-        project_id: str,
+        path: str,
         caller: Caller | None,
         content: bytes | None = None,
         still_allowed: Callable[[], None] | None = None,
-    ) -> Integration:
+    ) -> dict[str, Any]:
         for pauses in range(_MAX_PAUSES):
             try:
-                return await self._send(method, project_id, caller or self._caller, content, still_allowed)
+                return await self._send(method, path, caller or self._caller, content, still_allowed)
             except (Throttled, ServerTrouble) as error:
                 pause = _pause(error, pauses)
-                if pause is None:
+                if pause is None or (method == "POST" and error.may_have_acted):
                     raise
                 self.counts["pauses"] += 1
                 self._pace.hold(pause)
-        return await self._send(method, project_id, caller or self._caller, content, still_allowed)
+        return await self._send(method, path, caller or self._caller, content, still_allowed)
 
     async def _send(
         self,
         method: str,
-        project_id: str,
+        path: str,
         caller: Caller,
         content: bytes | None,
         still_allowed: Callable[[], None] | None,
-    ) -> Integration:
+    ) -> dict[str, Any]:
         headers = caller.header() | ({"Content-Type": "application/json"} if content else {})
-        url = f"{self._base_url}/external-support/{quote(project_id, safe='')}"
+        url = f"{self._base_url}/external-support/{path}"
         await self._pace.turn()
         if still_allowed:
             still_allowed()
@@ -239,6 +289,14 @@ class Gateway:
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, the request may have left; the text may hold it
             raise _no_answer(method, error) from None
+
+
+def _segment(project_id: str) -> str:
+    return quote(project_id, safe="")
+
+
+def _json(fields: Mapping[str, str]) -> bytes:
+    return json.dumps(dict(fields)).encode()
 
 
 def _no_answer(method: str, error: Exception) -> Passing:
@@ -257,7 +315,8 @@ async def _read(response: httpx.Response) -> bytes:
     return body
 
 
-def _understand(method: str, response: httpx.Response, raw: bytes) -> Integration:
+def _understand(method: str, response: httpx.Response, raw: bytes) -> dict[str, Any]:
+    """The body of an answer that says success."""
     body = _json_object(raw)
     status = response.status_code
     if not response.is_success:
@@ -266,7 +325,7 @@ def _understand(method: str, response: httpx.Response, raw: bytes) -> Integratio
         raise NoAnswer(f"Jelou answered {status} to {method} with a body that is not a JSON object")
     if body.get("status", 1) != 1 or body.get("error"):
         raise Contradicted(f"Jelou answered {status} to {method} with a body that says failure{_details(body)}")
-    return Integration.parse(body)
+    return body
 
 
 def _error(method: str, status: int, body: Mapping[str, Any] | None, retry_after: float | None) -> RowTrouble:
@@ -315,6 +374,16 @@ def _pause(error: Passing, pauses: int) -> float | None:
         return None
     # Jitter on top: never earlier than asked, and not everybody at the same moment.
     return wanted + random.uniform(0, 0.1 + wanted / 10)  # noqa: S311 - spreads requests, protects nothing
+
+
+def _fields(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = body.get("data")
+    return data if isinstance(data, dict) else body
+
+
+def _signing_secret(body: Mapping[str, Any]) -> SecretStr | None:
+    secret = _text(_fields(body).get("signingSecret"))
+    return SecretStr(secret) if secret else None
 
 
 def _text(value: object) -> str | None:

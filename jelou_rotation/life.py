@@ -10,100 +10,44 @@ answer is settled by GET and by sending the same value again, and what somebody 
 the operator named the project.
 """
 
-import json
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 
 from pydantic import SecretStr
 
 from jelou_rotation.errors import (
     Blocked,
     Drifted,
-    Held,
-    LeaseLost,
+    InvalidRequest,
     NotFound,
     NotYetVisible,
     OldStillAccepted,
-    Passing,
     ReceiverRefused,
-    RecordError,
     RowTrouble,
+    SigningSecretLost,
 )
-from jelou_rotation.gateway import ApiKey, Caller, Gateway, Integration
+from jelou_rotation.gateway import Integration
 from jelou_rotation.generation import generate
-from jelou_rotation.outcomes import Evidence, Outcome, RowResult
-from jelou_rotation.plan import RowPlan, contradicts, plan_row, same_address, unconfirmed
-from jelou_rotation.probe import Answer, Prober, Verdict, judge
-from jelou_rotation.records import Credential, Lease, Record, Step, Store
-from jelou_rotation.references import Vault
-from jelou_rotation.row import AuthType, Probe, Row
-
-# A row that failed so often in a row waits for a person.
-PARK_AFTER = 5
-# Renewed while the run lives; a run that died keeps others waiting no longer than this.
-LEASE_SECONDS = 30.0
-
-_INTERRUPTED = "the run ended before this row was verified"
-
-Publisher = Callable[[str, bytes], Awaitable[None]]
-"""Writes a document to the block TYPE/NAME. Raises LookupError with a sentence that holds no value."""
+from jelou_rotation.outcomes import Evidence, Outcome
+from jelou_rotation.plan import Change, contradicts, moved, plan_row, same_address, unconfirmed
+from jelou_rotation.probe import Answer, Verdict
+from jelou_rotation.records import Record, Step
+from jelou_rotation.row import Probe, Row
+from jelou_rotation.work import Tools, Work, to_its_end
 
 
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """
-    What the operator asked of this run beyond the manifest.
-
-    `leaked` rotates now, due or not, and keeps no overlap. The projects in `overwrite_drift` may be written over
-    somebody else's change, those in `end_overlap` in the middle of an open overlap.
-    """
-
-    leaked: bool = False
-    overwrite_drift: frozenset[str] = frozenset()
-    end_overlap: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What the rows of a run work with. Without a store nothing is remembered and nothing can be generated."""
-
-    gateway: Gateway
-    vault: Vault
-    prober: Prober
-    publish: Publisher
-    run_id: str
-    store: Store | None = None
-    orders: Orders = field(default_factory=Orders)
-
-
-class Life:
-    """One row on its way. `plan` and `apply` may be called again after a Passing error and go on where they were."""
+class Life(Work):
+    """The rotation of one row."""
 
     def __init__(self, row: Row, tools: Tools, record: Record | None = None) -> None:
-        self.row = row
-        self.record = record
-        self.lease: Lease | None = None
-        self.plan_made: RowPlan | None = None
-        self.trouble: Passing | None = None
-        self.ended: RowResult | None = None
-        self.attempts = 0
-        self._tools = tools
-        # A PATCH left and no answer has settled yet what became of it.
-        self._in_doubt = False
+        super().__init__(row, tools, record)
         self._echo: Integration | None = None
-        self._evidence: Evidence | None = None
-        self._unconfirmed: tuple[str, ...] = ()
-        self._notes: dict[str, None] = {}
-        self._still_accepted = ""
-        self._is_outdated = False
         self._is_staged = False
+        # The integration that this run creates is there.
+        self._is_there = False
         # What is finished here is not what the row asks for now.
         self._is_superseded = False
-        self._holds_until = 0.0
-        self._counts = False
         self._accepted_before: bool | None = None
 
     # Plan
@@ -114,21 +58,52 @@ class Life:
         if self._is_settled_by_record():
             self.ended = self.result(Outcome.NOT_DUE)
             return
-        seen = await self._get()
+        found = await self._find()
+        seen = found or Integration()
         was_sent = self.record is not None and self.record.step in {Step.SENT, Step.ROLLING_BACK}
         plan = plan_row(
             self.row,
             seen,
-            rotates=self._is_due(seen),
+            rotates=self._is_due(seen) if found else self.row.authorization is not None,
             knows_former=bool(self.record and self.record.current),
             before=self.record.integration if was_sent and self.record else None,
+            creates=found is None,
         )
-        if plan.rotates:
+        if plan.rotates and found:
             self._require_closed_overlap()
+        if self._owes_signing_secret:
+            owed = Change("publishTo", "without the signing secret", str(self.row.publish_to), can_be_undone=True)
+            plan = replace(plan, changes=(*plan.changes, owed))
         self.plan_made = plan
-        if not plan.sends:
+        if not plan.sends and not self._owes_signing_secret:
             self._evidence = Evidence.READ_BACK
+            self._require_signing_secret()
             self.ended = self.result(Outcome.NOT_DUE if self.row.generates else Outcome.UNCHANGED)
+
+    async def _find(self) -> Integration | None:
+        """The integration; None where there is none and this run may create it."""
+        try:
+            return await self._get()
+        except NotFound:
+            if not self._tools.orders.create:
+                raise
+        if not self.row.webhook_url:
+            raise Blocked(
+                "there is no integration yet, and the row has no webhookUrl to create one with",
+                "Give the row a webhookUrl, then run it again.",
+                counts=False,
+            )
+        return None
+
+    def _require_signing_secret(self) -> None:
+        if self._tools.orders.create and self.record and self.record.signing_asked:
+            raise SigningSecretLost("Jelou created the integration, and its answer with the signing secret was lost")
+
+    @property
+    def _owes_signing_secret(self) -> bool:
+        """A run that created this integration ended before the receiver was told its signing secret."""
+        owes = self.record is not None and self.record.signing is not None and not self.record.handed_over
+        return owes and self._tools.orders.create and self.row.publish_to is not None
 
     def _require_unparked(self) -> None:
         if self.record and self.record.parked:
@@ -148,16 +123,12 @@ class Life:
             )
 
     @property
-    def _may_be_live(self) -> bool:
-        return self._in_doubt or (self.record is not None and self.record.step is Step.SENT)
-
-    @property
     def _is_unfinished(self) -> bool:
         return self.record is not None and self.record.step is not Step.IDLE
 
     def _is_settled_by_record(self) -> bool:
         """Made here, young enough, and nothing else in the row differs from what was last seen: no request needed."""
-        if not self.row.generates or self._is_unfinished or self._is_old():
+        if not self.row.generates or self._is_unfinished or self._is_old() or self._tools.orders.create:
             return False
         seen = self.record.integration if self.record else None
         return seen is not None and not plan_row(self.row, seen, rotates=False).sends
@@ -190,19 +161,29 @@ class Life:
                 f"{self.row.authorization} still holds the credential that leaked",
                 "Put a new one where the reference points, then run the row again.",
             )
-        return is_new or self._is_of_another_type(seen) or _moved(seen, self.record.integration or Integration())
+        return is_new or self._is_of_another_type(seen) or moved(seen, self.record.integration or Integration())
 
     # Apply
 
     async def apply(self) -> None:
         """Send what was planned and verify it."""
+        try:
+            await self._apply()
+        except NotFound:
+            if not self._is_there:
+                raise
+            raise NotYetVisible("Jelou created the integration, and still answers that there is none") from None
+
+    async def _apply(self) -> None:
         await self._require_hold()
         if self.ended:
             return
         if self.record and self.record.step is Step.ROLLING_BACK:
             await self._put_back()
         if not self._echo:
-            seen = await self._guard()
+            seen = await (self._guard_creation() if self._plan.creates and not self._is_there else self._guard())
+            if self._owes_signing_secret:
+                await self._hand_over()
             if not self._plan.sends:
                 self._evidence = Evidence.READ_BACK
                 self.ended = self.result(Outcome.UNCHANGED)
@@ -219,31 +200,38 @@ class Life:
         if self._plan.rotates:
             await self._check_receiver()
         await self._promote(told)
-        self.ended = self.result(Outcome.ROTATED if self._plan.rotates else Outcome.UPDATED)
+        self._require_signing_secret()
+        done = Outcome.ROTATED if self._plan.rotates else Outcome.UPDATED
+        self.ended = self.result(Outcome.CREATED if self._plan.creates else done)
 
-    def hold(self, lease: Lease, record: Record) -> None:
-        """This run has the record now, and it is as given."""
-        self._is_outdated = _essence(self.record) != _essence(record)
-        self.record = record
-        self.renew(lease)
-
-    def renew(self, lease: Lease) -> None:
-        """This run has the record for so much longer, by this machine's own clock."""
-        self.lease = lease
-        self._holds_until = monotonic() + LEASE_SECONDS
-
-    def _require_lease(self) -> None:
-        """Right before a PATCH leaves: a pause of Jelou, or a sleeping machine, may have been longer than the lease."""
-        if self._store and monotonic() > self._holds_until:
-            raise LeaseLost("the lease ran out before the PATCH could leave")
+    async def verify(self) -> None:
+        """Look once more at a row that is done: Jelou and the receiver still say what they said. Raises RowTrouble."""
+        await super().verify()
+        current = self.record.current if self.record else None
+        if self._plan.rotates and self.row.probing is not Probe.OFF and current:
+            verdict, _ = await self._probe(current.value, current.auth_type)
+            if verdict.answer is Answer.REFUSED:
+                raise ReceiverRefused(f"accepted once, and now the receiver refuses the credential ({verdict.reason})")
 
     async def _require_hold(self) -> None:
         """Nothing is sent for a record that another run has; what it did meanwhile is planned for anew."""
-        if self._store and not self.lease:
-            raise Held("another run works on this project")
+        self._require_held()
         if self._is_outdated:
             await self.plan()
             self._is_outdated = False
+
+    async def _guard_creation(self) -> Integration:
+        """Before the POST there is still no integration. After one that went unanswered GET decides: never a second."""
+        try:
+            told = await self._get()
+        except NotFound:
+            if not self._in_doubt:
+                return Integration()
+            raise NotYetVisible("the POST was not answered, and GET shows no integration yet") from None
+        if not self.record or not self.record.signing_asked:
+            raise Drifted("somebody else created the integration since it was planned, and it was left as it is")
+        self._is_there = True
+        return told
 
     async def _guard(self) -> Integration:
         """Before each PATCH: nobody else wrote. After one that went unanswered, ours counts as nobody else's."""
@@ -251,7 +239,7 @@ class Life:
         was_sent = self.record is not None and self.record.step in {Step.SENT, Step.ROLLING_BACK}
         before = self._plan.before
         is_ours = (was_sent or self._in_doubt) and not contradicts(told, self._plan.wanted)
-        is_foreign = contradicts(told, before) or (not (was_sent or self._in_doubt) and _moved(told, before))
+        is_foreign = contradicts(told, before) or (not (was_sent or self._in_doubt) and moved(told, before))
         if is_foreign and not is_ours:
             self._overwrite(told)
         return told
@@ -298,18 +286,6 @@ class Life:
         )
         self._is_staged = True
 
-    async def _hand_over(self) -> bool:
-        """Give the receiver what it should accept, before it is asked. Always True, or Blocked."""
-        if self.row.publish_to and self.record:
-            try:
-                await self._tools.publish(self.row.publish_to.target, document(self.record))
-            except LookupError as error:
-                reason, advice = f"publishTo {self.row.publish_to}: {error}", "Mend the block, then run the row again."
-                raise Blocked(reason, advice, counts=False) from None
-            if self._store and self.record.step is Step.IDLE:
-                self.record = await self._store.mark_handed_over(self._lease)
-        return True
-
     async def _preflight(self) -> None:
         """No PATCH unless the receiver is ready for the new credential, as far as the row wants that known."""
         if self.row.probing is Probe.OFF:
@@ -342,7 +318,12 @@ class Life:
             # The fence: a run that was replaced stops here, before anything leaves.
             self.record = await self._store.mark_sent(self._lease, accepted_before=self._accepted_before)
         try:
-            told = await self._patch(body)
+            if self._plan.creates and not self._is_there:
+                await self._create(body)
+            # Also after a POST: the prose of page CREATE does not know authType and authorization.
+            told = await self._changing(
+                self._tools.gateway.patch(self.row.project_id, body, self._caller, self._require_lease)
+            )
         except RowTrouble:
             if not self._in_doubt and not was_sent and self._store and self._plan.rotates:
                 # Refused for certain: the value may be replaced by another one.
@@ -352,15 +333,27 @@ class Life:
         self._evidence = Evidence.ECHOED if is_echo and not _is_earlier(told, self._plan.seen) else Evidence.ACCEPTED
         return told
 
-    async def _patch(self, body: dict[str, str]) -> Integration:
-        doubted = self._in_doubt
-        self.attempts += 1
-        self._in_doubt = True
+    async def _create(self, body: dict[str, str]) -> None:
+        """The one POST. Its answer holds the signing secret, which is durable and handed over before anything else."""
+        if not self._store:
+            raise AssertionError("unreachable: nothing is created without a store")
+        was_asked = self.record is not None and self.record.signing_asked
+        self.record = await self._store.ask_signing_secret(self._lease)
         try:
-            return await self._tools.gateway.patch(self.row.project_id, body, self._caller, self._require_lease)
-        except RowTrouble as trouble:
-            self._in_doubt = doubted or trouble.may_have_acted
+            self.record = await to_its_end(self._keep_secret_of(self._post(body)))
+        except RowTrouble:
+            if not self._in_doubt and not was_asked:
+                self.record = await self._store.forget_signing_question(self._lease)
             raise
+        self._is_there = self._in_doubt = True
+        await self._hand_over()
+
+    async def _post(self, body: dict[str, str]) -> SecretStr | None:
+        request = self._tools.gateway.create(self.row.project_id, body, self._caller, self._require_lease)
+        try:
+            return (await self._changing(request)).signing_secret
+        except NotFound:
+            raise InvalidRequest("Jelou answered 404 to POST: there is no such project") from None
 
     async def _read_back(self) -> Integration:
         plan, told, echo = self._plan, await self._get(), self._echo or Integration()
@@ -390,22 +383,6 @@ class Life:
         elif verdict.answer is not Answer.ACCEPTED:
             self._note(f"the receiver could not be checked: {verdict.reason}")
 
-    async def _probe(self, credential: SecretStr, auth_type: AuthType | None) -> tuple[Verdict, Verdict]:
-        """What the receiver makes of this credential, and of a random one."""
-        seen = self.plan_made.wanted if self.plan_made else self.record and self.record.integration
-        url = (seen.webhook_url if seen else None) or self.row.webhook_url
-        if not url or not auth_type:
-            unknown = Verdict(Answer.INCONCLUSIVE, "not probed: Jelou does not tell the webhook's address")
-            return unknown, unknown
-        secret = self._tools.vault[self.row.signing_secret] if self.row.signing_secret else None
-        ask, project_id = self._tools.prober, self.row.project_id
-        random = await ask.checks(url, auth_type, project_id=project_id, signing_secret=secret)
-        verdict = await ask.try_credential(url, auth_type, credential, project_id=project_id, signing_secret=secret)
-        verdict, random = judge(verdict, random), judge(random, verdict)
-        if random.answer is Answer.ACCEPTED:
-            self._note("the receiver does not check: it accepts a random credential")
-        return verdict, random
-
     # Rollback
 
     async def _roll_back(self, verdict: Verdict) -> None:
@@ -431,7 +408,7 @@ class Life:
         body = {"authType": record.current.auth_type, "authorization": record.current.value.get_secret_value()}
         if before.webhook_url and not same_address(before.webhook_url, self._plan.wanted.webhook_url):
             body["webhookUrl"] = before.webhook_url
-        await self._patch(body)
+        await self._changing(self._tools.gateway.patch(self.row.project_id, body, self._caller, self._require_lease))
         told = await self._get()
         if contradicts(told, Integration(before.webhook_url, record.current.auth_type)):
             raise NotYetVisible("the former credential was put back, and GET does not show the former state yet")
@@ -477,124 +454,9 @@ class Life:
                 counts=False,
             )
 
-    async def close(self) -> None:
-        """End an overlap that is over, once the former credential is proven dead; tell the receiver what it missed."""
-        if self._store and not self.lease:
-            raise Held("another run works on this project")
-        record = self.record
-        if record and record.step is Step.IDLE and record.current and not record.handed_over:
-            await self._hand_over()
-        until = record.overlap_until if record and record.previous and record.step is Step.IDLE else None
-        if until is None or until > datetime.now(UTC):
-            self.ended = self.result(Outcome.UNCHANGED)
-        elif await self._close_overlap():
-            self.ended = self.result(Outcome.UPDATED)
-        else:
-            raise OldStillAccepted(f"the overlap ended {until:%Y-%m-%d %H:%M} UTC; {self._still_accepted}")
-
-    async def _close_overlap(self) -> bool:
-        """Retire the former credential once the receiver refuses it and accepts the current one; True when it did."""
-        record = self.record
-        if not self._store or not record or not record.current or not record.previous:
-            return True
-        await self._hand_over()
-        if self.row.probing is Probe.OFF:
-            self._note("the former credential was forgotten without proof that it is dead (probe: off)")
-        else:
-            current, _ = await self._probe(record.current.value, record.current.auth_type)
-            former, _ = await self._probe(record.previous.value, record.previous.auth_type)
-            former, current = judge(former, current), judge(current, former)
-            if former.answer is not Answer.REFUSED or current.answer is not Answer.ACCEPTED:
-                self._still_accepted = f"old_still_accepted: the former credential is not proven dead ({former.reason})"
-                return False
-            self._evidence = Evidence.OLD_REFUSED
-        self.record = await self._store.retire(self._lease)
-        await self._hand_over()
-        return True
-
-    # How it stands
-
-    def standing(self, *, plan_only: bool, stopped_by: RowTrouble | None) -> RowResult:
-        """The result as far as it is known now."""
-        if self.ended:
-            return self.ended
-        if self.trouble:
-            return self.failure(self.trouble)
-        if self._in_doubt or self._echo:
-            return self.result(Outcome.UNKNOWN, error=_INTERRUPTED, advice=Passing.advice)
-        if self.plan_made and plan_only:
-            return self.result(Outcome.PLANNED)
-        if stopped_by:
-            return self.result(
-                Outcome.NOT_STARTED, error=f"the run was stopped: {stopped_by}", advice=stopped_by.advice
-            )
-        return self.result(Outcome.NOT_STARTED, error="the run ended before this row", advice="Run the row again.")
-
-    def fail(self, trouble: RowTrouble) -> None:
-        self.ended = self.failure(trouble)
-        self._counts = trouble.counts
-
-    def failure(self, trouble: RowTrouble) -> RowResult:
-        if isinstance(trouble, Drifted):
-            outcome = Outcome.DRIFTED
-        elif isinstance(trouble, NotFound):
-            outcome = Outcome.MISSING
-        elif isinstance(trouble, ReceiverRefused | OldStillAccepted):
-            outcome = Outcome.FAILED
-        elif self._may_be_live:
-            outcome = Outcome.UNKNOWN
-        elif isinstance(trouble, Blocked | Held):
-            outcome = Outcome.BLOCKED
-        else:
-            outcome = Outcome.FAILED
-        return self.result(outcome, error=str(trouble), advice=trouble.advice)
-
-    def result(self, outcome: Outcome, *, error: str | None = None, advice: str | None = None) -> RowResult:
-        has_overlap = self.record is not None and self.record.previous is not None
-        return RowResult(
-            project_id=self.row.project_id,
-            outcome=outcome,
-            evidence=self._evidence,
-            changes=self.plan_made.changes if self.plan_made else (),
-            attempts=self.attempts,
-            unconfirmed=self._unconfirmed,
-            error=error,
-            advice=advice,
-            notes=tuple(self._notes),
-            overlap_until=self.record.overlap_until if self.record and has_overlap else None,
-        )
-
-    async def note_failure(self) -> None:
-        """A row that ended badly by its own fault counts towards parking; an outage or a refused key does not."""
-        if self._store and self.lease and self._counts:
-            with suppress(RecordError):
-                await self._store.note_failure(self.lease, PARK_AFTER)
-
-    def _note(self, text: str) -> None:
-        self._notes[text] = None
-
-    async def _get(self) -> Integration:
-        return await self._tools.gateway.get(self.row.project_id, self._caller)
-
     @property
-    def _caller(self) -> Caller | None:
-        return ApiKey(self._tools.vault[self.row.api_key]) if self.row.api_key else None
-
-    @property
-    def _store(self) -> Store | None:
-        return self._tools.store
-
-    @property
-    def _lease(self) -> Lease:
-        if self.lease is None:
-            raise LeaseLost("nobody holds this record")
-        return self.lease
-
-    @property
-    def _plan(self) -> RowPlan:
-        if self.plan_made is None:
-            raise AssertionError("unreachable: only a row with a plan is applied")
-        return self.plan_made
+    def _is_unsettled(self) -> bool:
+        return self._in_doubt or self._echo is not None
 
     @property
     def _credential(self) -> SecretStr:
@@ -606,35 +468,5 @@ class Life:
         return self._tools.vault[self.row.authorization]
 
 
-def document(record: Record) -> bytes:
-    """What `publishTo` holds: the credentials the receiver should accept, as one JSON object."""
-    overlaps = record.overlap_until is not None and record.overlap_until > datetime.now(UTC)
-    slots = {"current": record.current, "pending": record.pending, "previous": record.previous if overlaps else None}
-    return json.dumps(
-        {"projectId": record.project_id} | {name: _exposed(each) for name, each in slots.items()}
-    ).encode()
-
-
-def _exposed(credential: Credential | None) -> dict[str, str] | None:
-    if credential is None:
-        return None
-    return {
-        "authType": credential.auth_type,
-        "value": credential.value.get_secret_value(),
-        "madeAt": credential.made_at.isoformat(),
-    }
-
-
-def _essence(record: Record | None) -> object:
-    """What another run would have changed; a fresh record is as good as none."""
-    if record is None:
-        return Step.IDLE, None, None
-    return record.step, record.current and record.current.fingerprint, record.pending and record.pending.fingerprint
-
-
 def _is_earlier(one: Integration, other: Integration) -> bool:
     return bool(one.updated_at and other.updated_at and one.updated_at < other.updated_at)
-
-
-def _moved(one: Integration, other: Integration) -> bool:
-    return bool(one.updated_at and other.updated_at and one.updated_at != other.updated_at)

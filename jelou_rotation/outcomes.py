@@ -11,6 +11,7 @@ class Outcome(StrEnum):
     """How one row ended."""
 
     PLANNED = "planned"
+    CREATED = "created"
     ROTATED = "rotated"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
@@ -19,12 +20,18 @@ class Outcome(StrEnum):
     FAILED = "failed"
     DRIFTED = "drifted"
     MISSING = "missing"
+    OVERDUE = "overdue"
     UNKNOWN = "unknown"
     NOT_STARTED = "not_started"
 
     @property
     def is_as_wanted(self) -> bool:
-        return self in {Outcome.PLANNED, Outcome.ROTATED, Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_DUE}
+        return self in _AS_WANTED
+
+
+DONE = frozenset({Outcome.CREATED, Outcome.ROTATED, Outcome.UPDATED})
+"""Something was sent, and verified."""
+_AS_WANTED = DONE | {Outcome.PLANNED, Outcome.UNCHANGED, Outcome.NOT_DUE}
 
 
 class Evidence(StrEnum):
@@ -42,9 +49,9 @@ class RowResult:
     """
     How one row ended.
 
-    `attempts` counts the PATCHes sent; `unconfirmed` names the fields that no answer of Jelou confirmed;
-    `notes` say what could not be proven and why; `overlap_until` is when the previous credential may be retired;
-    `error` is one sentence and `advice` what a person can do about it; none of them ever holds a secret.
+    `attempts` counts the requests sent that change something; `unconfirmed` names the fields that no answer of Jelou
+    confirmed; `notes` say what could not be proven and why; `overlap_until` is when the previous credential may be
+    retired; `error` is one sentence and `advice` what a person can do about it; none of them ever holds a secret.
     """
 
     project_id: str
@@ -57,3 +64,11 @@ class RowResult:
     advice: str | None = None
     notes: tuple[str, ...] = ()
     overlap_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One line of a run's time line; `at` is in UTC."""
+
+    at: datetime
+    text: str

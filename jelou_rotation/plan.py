@@ -1,6 +1,6 @@
 """What would change, as data: shown in a dry run, applied in a rotation, the same objects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import httpx
@@ -33,7 +33,7 @@ class RowPlan:
 
     `sends` names the fields the PATCH would carry, empty when everything is already so: a credential always travels
     with its authType, because what Jelou does with one of them alone is unknown (reference §4.4). `rotates` tells
-    whether a credential is among them.
+    whether a credential is among them, `creates` whether Jelou has no integration yet, which a POST makes first.
     """
 
     row: Row
@@ -41,6 +41,7 @@ class RowPlan:
     before: Integration
     changes: tuple[Change, ...]
     sends: tuple[str, ...]
+    creates: bool = False
 
     @property
     def wanted(self) -> Integration:
@@ -64,14 +65,21 @@ class RowPlan:
         return {field: value for field in self.sends if (value := values[field]) is not None}
 
 
-def plan_row(
-    row: Row, seen: Integration, *, rotates: bool, knows_former: bool = False, before: Integration | None = None
+def plan_row(  # noqa: PLR0913 - what is known of a row
+    row: Row,
+    seen: Integration,
+    *,
+    rotates: bool,
+    knows_former: bool = False,
+    before: Integration | None = None,
+    creates: bool = False,
 ) -> RowPlan:
     """
     Compare what is wanted with what Jelou has.
 
     `rotates`: a credential is to be sent; no documented answer tells it, so this cannot be seen here. `knows_former`:
     the one it replaces is in our record. `before`: what was seen when the rotation began, if in another run.
+    `creates`: Jelou has no integration yet.
     """
     changes: list[Change] = []
     sends: list[str] = []
@@ -85,7 +93,9 @@ def plan_row(
     if rotates and row.authorization:
         changes.append(Change("authorization", None, str(row.authorization), knows_former))
         sends = [*(field for field in sends if field != "authType"), "authType", "authorization"]
-    return RowPlan(row, seen, before or seen, tuple(changes), tuple(sends))
+    if creates:
+        changes = [Change("integration", "none", "created"), *(replace(change, before="none") for change in changes)]
+    return RowPlan(row, seen, before or seen, tuple(changes), tuple(sends), creates)
 
 
 def contradicts(told: Integration, wanted: Integration) -> bool:
@@ -95,6 +105,11 @@ def contradicts(told: Integration, wanted: Integration) -> bool:
     )
     type_differs = bool(told.auth_type and wanted.auth_type) and told.auth_type != wanted.auth_type
     return address_differs or type_differs
+
+
+def moved(one: Integration, other: Integration) -> bool:
+    """Whether updatedAt tells that somebody wrote in between."""
+    return bool(one.updated_at and other.updated_at and one.updated_at != other.updated_at)
 
 
 def unconfirmed(told: Integration, wanted: Integration) -> tuple[str, ...]:

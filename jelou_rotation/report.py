@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from jelou_rotation.errors import JelouRotationError
 from jelou_rotation.manifest import dump
-from jelou_rotation.outcomes import Outcome, RowResult
+from jelou_rotation.outcomes import Moment, Outcome, RowResult
 from jelou_rotation.report_markdown import (
     all_projects,
     attention,
@@ -27,6 +27,7 @@ from jelou_rotation.report_markdown import (
     changes_text,
     code,
     counted,
+    escape,
     evidence_text,
     open_overlaps,
     outcome_image,
@@ -60,7 +61,11 @@ _CSV_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """One run: `mode` is plan or rotate, `manifest` the name to show, the times are in UTC."""
+    """
+    One run: `mode` is plan, rotate, onboard, close-overlaps, signing-secrets or audit; the times are in UTC.
+
+    `manifest` is the name to show, `plan` the hash by which a plan is approved, `timeline` what happened when.
+    """
 
     id: str
     mode: str
@@ -69,6 +74,8 @@ class RunInfo:
     started_at: datetime
     finished_at: datetime
     version: str
+    plan: str | None = None
+    timeline: tuple[Moment, ...] = ()
 
     @property
     def is_plan(self) -> bool:
@@ -121,6 +128,8 @@ class Report:
                 "startedAt": _timestamp(self.run.started_at),
                 "finishedAt": _timestamp(self.run.finished_at),
                 "version": self.run.version,
+                "plan": self.run.plan,
+                "timeline": [{"at": _timestamp(moment.at), "text": moment.text} for moment in self.run.timeline],
             },
             "summary": {
                 "total": len(self.results),
@@ -190,10 +199,12 @@ def markdown(report: Report) -> str:
         report.headline(),
         outcome_image(by_outcome(report.results)) if report.results else "",
         _facts(report),
+        _section("What to do next", _next_steps(report) if report.results else ""),
         _section("What needs attention", attention(report.needs_attention)),
         _section("What was proven", proofs(report.results)),
         _section("What could not be proven", unproven(report.results)),
         _section("Open overlaps", open_overlaps(report.results)),
+        _section("Time line", _timeline(report.run) if report.results else ""),
         _section("All projects", all_projects(report.results, plan=report.run.is_plan) if report.results else ""),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -321,6 +332,29 @@ def _facts(report: Report) -> str:
             ("Version", code(run.version)),
         ],
     )
+
+
+def _next_steps(report: Report) -> str:
+    """What a person does with this report, as a list."""
+    run, troubled = report.run, report.needs_attention
+    steps = []
+    if troubled:
+        steps.append(
+            "Do what is said below, then run `retry.yaml` of the report folder: it holds the rows that are left."
+        )
+    if run.plan and any(result.outcome is Outcome.PLANNED for result in report.results):
+        steps.append(f"To do exactly this, run mode rotate with `approved_plan` set to `{run.plan}`.")
+    if not run.is_plan and any(result.overlap_until for result in report.results):
+        steps.append(
+            "Let the receivers accept both credentials until their overlap ends; close-overlaps then retires them."
+        )
+    return "\n".join(f"- {step}" for step in steps) or "Nothing."
+
+
+def _timeline(run: RunInfo) -> str:
+    moments = [Moment(run.started_at, "scheduled to start"), *run.timeline, Moment(run.finished_at, "finished")]
+    rows = [(f"{moment.at.astimezone(UTC):%H:%M:%S}", escape(moment.text)) for moment in moments]
+    return table(("UTC", "What happened"), rows)
 
 
 def _requests(report: Report) -> str:

@@ -37,6 +37,7 @@ _NOT_CONFIRMED = "*not confirmed*: no answer of Jelou showed this field; a lower
 # The palette of Okabe and Ito and a grey: told apart with every common kind of colour blindness.
 _COLOURS = {
     Outcome.PLANNED: "#56b4e9",
+    Outcome.CREATED: "#332288",
     Outcome.ROTATED: "#0072b2",
     Outcome.UPDATED: "#009e73",
     Outcome.UNCHANGED: "#bbbbbb",
@@ -45,6 +46,7 @@ _COLOURS = {
     Outcome.FAILED: "#d55e00",
     Outcome.DRIFTED: "#cc79a7",
     Outcome.MISSING: "#e69f00",
+    Outcome.OVERDUE: "#999933",
     Outcome.UNKNOWN: "#f0e442",
     Outcome.NOT_STARTED: "#333333",
 }
@@ -267,7 +269,7 @@ def _rotation_table(results: Iterable[RowResult]) -> str:
         )
         for result in results
     ]
-    return table(("Project", "Outcome", "Evidence", "Changes", "PATCHes sent"), rows)
+    return table(("Project", "Outcome", "Evidence", "Changes", "Attempts"), rows)
 
 
 def _changes(result: RowResult) -> str:

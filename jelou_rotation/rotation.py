@@ -5,9 +5,11 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 
 from pydantic import SecretStr
 
+from jelou_rotation.approval import PlannedRow, planned_row
 from jelou_rotation.errors import (
     Fault,
     KeyRefused,
@@ -18,14 +20,16 @@ from jelou_rotation.errors import (
     UnresolvedReferences,
 )
 from jelou_rotation.gateway import ApiKey, Caller, ClientPair, Gateway
-from jelou_rotation.life import LEASE_SECONDS, Life, Orders, Publisher, Tools
-from jelou_rotation.outcomes import RowResult
+from jelou_rotation.life import Life
+from jelou_rotation.outcomes import DONE, Moment, RowResult
 from jelou_rotation.pacing import Pace
+from jelou_rotation.plan import RowPlan
 from jelou_rotation.probe import Prober
 from jelou_rotation.records import Store
 from jelou_rotation.references import Handler, Reference, Vault, resolve
 from jelou_rotation.row import AuthType, Row
 from jelou_rotation.settings import Settings, StoreSettings, as_reference
+from jelou_rotation.work import LEASE_SECONDS, Orders, Publisher, Stop, Tools, Work
 
 NO_ORDERS = Orders()
 
@@ -35,20 +39,36 @@ class Rotation:
     The rows of one run and how far each has come.
 
     `plan` and `apply` work on some projects at a time, may be called again for the same ones, and then take up only
-    what is not settled. A shared key that is refused stops the run: `stopped_by` says why, and no further row begins.
+    what is not settled. `stopped_by` says why no further row begins, None while they do: a shared key that is refused,
+    more than `max_failures` rows that need attention, or what `stop` was told. `timeline` says what happened when.
     """
 
-    def __init__(self, lives: Iterable[Life], tools: Tools, *, plan_only: bool, concurrency: int = 32) -> None:
-        self.stopped_by: KeyRefused | None = None
-        self._lives = {life.row.project_id: life for life in lives}
+    def __init__(
+        self,
+        works: Iterable[Work],
+        tools: Tools,
+        *,
+        plan_only: bool,
+        concurrency: int = 32,
+        max_failures: int | None = None,
+    ) -> None:
+        self.stopped_by: Stop | None = None
+        self.timeline: list[Moment] = []
+        self._works = {work.row.project_id: work for work in works}
         self._tools = tools
         self._plan_only = plan_only
         self._slots = asyncio.Semaphore(concurrency)
+        self._max_failures = max_failures
+        self._failed: set[str] = set()
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
 
     @property
     def requests(self) -> Mapping[str, int]:
         return dict(self._tools.gateway.counts)
+
+    @property
+    def project_ids(self) -> list[str]:
+        return list(self._works)
 
     async def plan(self, project_ids: Sequence[str]) -> list[RowResult]:
         """
@@ -56,39 +76,81 @@ class Rotation:
 
         Returns the rows that ended and need attention. Raises Passing while some row may succeed on another try.
         """
-        return await self._advance(
-            [life for life in self._chosen(project_ids) if not life.plan_made], Life.plan, holding=False
-        )
+        works = [work for work in self._chosen(project_ids) if not work.plan_made and not work.ended]
+        return await self._advance(works, lambda work: work.plan())
 
     async def apply(self, project_ids: Sequence[str]) -> list[RowResult]:
         """
-        Send what was planned for each project and verify it.
+        Do what was planned for each project and verify it.
 
         Returns the rows that ended and need attention. Raises Passing while some row may succeed on another try.
         """
-        return await self._advance([life for life in self._chosen(project_ids) if life.plan_made], Life.apply)
+        works = [work for work in self._chosen(project_ids) if not work.ended and work.is_ready]
+        await self._hold([work for work in works if not work.lease])
+        return await self._advance(works, lambda work: work.apply(), stops=True)
 
-    async def close(self, project_ids: Sequence[str]) -> list[RowResult]:
-        """End the overlaps whose time is over. Returns the rows that ended and need attention."""
-        return await self._advance(self._chosen(project_ids), Life.close)
+    async def verify(self, project_ids: Sequence[str]) -> list[RowResult]:
+        """
+        Look once more at projects that are done.
+
+        Returns those that are no longer as they were. Raises Passing while some row may succeed on another try.
+        """
+        works = [work for work in self._chosen(project_ids) if work.ended and work.ended.outcome in DONE]
+        return await self._advance(works, lambda work: work.verify(), stops=True)
+
+    def give_up(self, project_ids: Sequence[str]) -> None:
+        """What still was in trouble after the last try ended with it."""
+        for work in self._chosen(project_ids):
+            if work.trouble:
+                self._fail(work, work.trouble)
+        self._stop_at_failures()
+
+    def stop(self, reason: str, advice: str) -> None:
+        """Begin no further row; those that have begun go on to their end."""
+        self.stopped_by = self.stopped_by or Stop(reason, advice, is_final=False)
+
+    def note(self, text: str) -> None:
+        """Put a moment on the time line."""
+        self.timeline.append(Moment(datetime.now(UTC), text))
+
+    def plans(self) -> list[RowPlan]:
+        """What would be sent."""
+        return [work.plan_made for work in self._works.values() if work.plan_made and not work.ended]
+
+    def planned_rows(self) -> list[PlannedRow]:
+        """The plan as a person approves it."""
+        return [planned_row(work) for work in self._works.values()]
 
     def to_apply(self) -> list[str]:
-        """The projects whose plan holds something to send."""
-        return [key for key, life in self._lives.items() if life.plan_made and not life.ended]
+        """The projects whose plan holds something to do."""
+        return [key for key, work in self._works.items() if work.plan_made and not work.ended]
+
+    def tagged(self, tag: str) -> set[str]:
+        """The projects with this tag."""
+        return {key for key, work in self._works.items() if tag in work.row.tags}
 
     def results(self) -> list[RowResult]:
         """How every row stands, in the manifest's order."""
-        return [self._standing(life) for life in self._lives.values()]
+        return [self._standing(work) for work in self._works.values()]
+
+    @property
+    def failures(self) -> int:
+        """How many rows ended and need attention."""
+        return len(self._failed)
+
+    def failed_among(self, project_ids: Sequence[str]) -> int:
+        """How many of these ended and need attention."""
+        return len(self._failed.intersection(project_ids))
 
     def to_run_again(self) -> list[Row]:
         """The rows that are not as wanted."""
-        return [life.row for life in self._lives.values() if not self._standing(life).outcome.is_as_wanted]
+        return [work.row for work in self._works.values() if not self._standing(work).outcome.is_as_wanted]
 
     def steps_done(self) -> tuple[int, int]:
         """How many steps of how many are behind us: one a row to plan, one more to apply."""
-        steps = 1 if self._plan_only else 2
-        done = sum(steps if life.ended else 1 if life.plan_made else 0 for life in self._lives.values())
-        return done, steps * len(self._lives)
+        steps = 1 if self._plan_only else max((len(work.steps) for work in self._works.values()), default=1)
+        done = sum(steps if work.ended else 1 if work.plan_made else 0 for work in self._works.values())
+        return done, steps * len(self._works)
 
     @asynccontextmanager
     async def kept_leases(self) -> AsyncIterator[None]:
@@ -101,81 +163,100 @@ class Rotation:
             # Told, not cancelled: a cancelled transaction would hold the database for others until it is found out.
             ending.set()
             await keeper
-            await self._release(self._lives.values())
+            await self._release(self._works.values())
 
     async def _renew_until(self, ending: asyncio.Event) -> None:
         while self._tools.store and not ending.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), LEASE_SECONDS / 3)
-            held = {key: life.lease for key, life in self._lives.items() if life.lease}
+            held = {key: work.lease for key, work in self._works.items() if work.lease}
             with suppress(RowTrouble):
                 # A lease that is missing in the answer is lost; the next transition of its row says so.
                 for key, lease in (await self._tools.store.renew(held)).items():
-                    if self._lives[key].lease:
-                        self._lives[key].renew(lease)
+                    if self._works[key].lease:
+                        self._works[key].renew(lease)
 
-    def _chosen(self, project_ids: Sequence[str]) -> list[Life]:
-        return [self._lives[key] for key in project_ids]
+    def _chosen(self, project_ids: Sequence[str]) -> list[Work]:
+        return [self._works[key] for key in project_ids]
 
-    def _standing(self, life: Life) -> RowResult:
-        return life.standing(plan_only=self._plan_only, stopped_by=self.stopped_by)
+    def _standing(self, work: Work) -> RowResult:
+        return work.standing(plan_only=self._plan_only, stopped_by=self.stopped_by)
 
     async def _advance(
-        self, lives: list[Life], step: Callable[[Life], Awaitable[None]], *, holding: bool = True
+        self, works: list[Work], step: Callable[[Work], Awaitable[None]], *, stops: bool = False
     ) -> list[RowResult]:
-        if holding:
-            await self._hold([life for life in lives if not life.ended and not life.lease])
-        await asyncio.gather(*(self._work(life, step) for life in lives if not life.ended))
-        await self._release([life for life in lives if life.ended])
-        unsettled = [life.trouble for life in lives if life.trouble and not life.ended]
-        if unsettled and not self.stopped_by:
-            raise Passing(f"{len(unsettled)} of {len(lives)} not settled yet: {unsettled[0]}")
-        results = [self._standing(life) for life in lives if life.ended or self.stopped_by]
+        open_works = [work for work in works if not work.ended or work.ended.outcome in DONE]
+        await asyncio.gather(*(self._work(work, step, stops=stops) for work in open_works))
+        await self._release([work for work in works if work.ended])
+        unsettled = [work.trouble for work in works if work.trouble]
+        if unsettled and not self._ends_what_has_begun:
+            raise Passing(f"{len(unsettled)} of {len(works)} not settled yet: {unsettled[0]}")
+        results = [self._standing(work) for work in works if work.ended or self.stopped_by]
         return [result for result in results if not result.outcome.is_as_wanted]
 
-    async def _hold(self, lives: Sequence[Life]) -> None:
+    @property
+    def _ends_what_has_begun(self) -> bool:
+        return self.stopped_by is not None and self.stopped_by.is_final
+
+    async def _hold(self, works: Sequence[Work]) -> None:
         """Take these records for this run, and read them again: another run may have been there since the plan."""
-        if not self._tools.store or not lives or self.stopped_by:
+        if not self._tools.store or not works or self.stopped_by:
             return
-        by_id = {life.row.project_id: life for life in lives}
+        by_id = {work.row.project_id: work for work in works}
         try:
             leases = await self._tools.store.take(by_id, self._holder, self._tools.run_id, LEASE_SECONDS)
             unreadable: dict[str, Unreadable] = {}
             records = await self._tools.store.read(leases, unreadable)
         except RowTrouble as trouble:
-            for life in lives:
-                life.fail(trouble)
+            for work in works:
+                work.fail(trouble)
         else:
             for key, record in records.items():
                 by_id[key].hold(leases[key], record)
             for key, spoiled in unreadable.items():
                 by_id[key].fail(spoiled)
 
-    async def _release(self, lives: Iterable[Life]) -> None:
-        held = [life for life in lives if life.lease]
+    async def _release(self, works: Iterable[Work]) -> None:
+        held = [work for work in works if work.lease]
         if not self._tools.store or not held:
             return
-        await asyncio.gather(*(life.note_failure() for life in held))
+        await asyncio.gather(*(work.note_failure() for work in held))
         with suppress(RowTrouble):
-            await self._tools.store.release({life.row.project_id: life.lease for life in held if life.lease})
-        for life in held:
-            life.lease = None
+            await self._tools.store.release({work.row.project_id: work.lease for work in held if work.lease})
+        for work in held:
+            work.lease = None
 
-    async def _work(self, life: Life, step: Callable[[Life], Awaitable[None]]) -> None:
+    async def _work(self, work: Work, step: Callable[[Work], Awaitable[None]], *, stops: bool) -> None:
         async with self._slots:
-            if self.stopped_by:
+            if self.stopped_by and (self.stopped_by.is_final or not work.trouble):
                 return
-            if life.trouble:
+            if work.trouble:
                 self._tools.gateway.counts["retries"] += 1
             try:
-                await step(life)
-                life.trouble = None
+                await step(work)
+                work.trouble = None
             except Passing as trouble:
-                life.trouble = trouble
+                work.trouble = trouble
             except RowTrouble as trouble:
-                life.fail(trouble)
-                if isinstance(trouble, KeyRefused) and not life.row.api_key:
-                    self.stopped_by = trouble
+                self._fail(work, trouble)
+                if isinstance(trouble, KeyRefused) and not work.row.api_key:
+                    self.stopped_by = Stop(str(trouble), trouble.advice)
+            if work.ended and not work.ended.outcome.is_as_wanted:
+                self._failed.add(work.row.project_id)
+                if stops:
+                    self._stop_at_failures()
+
+    def _fail(self, work: Work, trouble: RowTrouble) -> None:
+        work.trouble = None
+        work.fail(trouble)
+        self._failed.add(work.row.project_id)
+
+    def _stop_at_failures(self) -> None:
+        if self._max_failures is not None and self.failures > self._max_failures:
+            self.stop(
+                f"{self.failures:,} projects need attention, max_failures allows {self._max_failures:,}",
+                "Mend what the report names, then run the rows again.",
+            )
 
 
 @asynccontextmanager
@@ -191,6 +272,14 @@ async def open_store(settings: StoreSettings, handlers: Mapping[str, Handler]) -
 
 
 @asynccontextmanager
+async def open_gateway(settings: Settings, handlers: Mapping[str, Handler]) -> AsyncIterator[Gateway]:
+    """The gateway alone. Raises RefusedInput."""
+    vault = await resolve(wanted_references(settings, ()), handlers)
+    async with _gateway(settings, vault) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
 async def open_rotation(  # noqa: PLR0913 - what a run is made of
     settings: Settings,
     rows: Sequence[Row],
@@ -200,38 +289,51 @@ async def open_rotation(  # noqa: PLR0913 - what a run is made of
     run_id: str = "",
     publish: Publisher | None = None,
     orders: Orders = NO_ORDERS,
+    kind: type[Work] = Life,
+    max_failures: int | None = None,
+    concurrency: int | None = None,
 ) -> AsyncIterator[Rotation]:
     """
     A rotation that is ready to begin: every reference resolved, the store and the client open.
 
-    `handlers` read the values behind references, by scheme; `publish` writes what `publishTo` names.
-    Raises RefusedInput before anything is sent.
+    `handlers` read the values behind references, by scheme; `publish` writes what `publishTo` names; `kind` is what is
+    done with each row; `concurrency` is that of the settings unless given. Raises RefusedInput before anything is sent.
     """
     wanted = wanted_references(settings, rows)
     vault = await resolve(wanted, handlers)
     check_credentials(rows, vault)
     async with AsyncExitStack() as stack:
-        store = await _open_store(stack, settings, vault, rows, plan_only=plan_only)
+        needs_store = kind.needs_store or orders.create or any(row.needs_record for row in rows)
+        store = await _open_store(stack, settings, vault, plan_only=plan_only, required=needs_store)
         gateway = await stack.enter_async_context(_gateway(settings, vault))
         prober = await stack.enter_async_context(Prober(allow_private_hosts=settings.allow_private_hosts))
         tools = Tools(gateway, vault, prober, publish or _nowhere, run_id, store, orders)
         unreadable: dict[str, Unreadable] = {}
         records = await store.read((row.project_id for row in rows), unreadable) if store else {}
-        lives = [Life(row, tools, records.get(row.project_id)) for row in rows]
-        for life in lives:
-            if trouble := unreadable.get(life.row.project_id):
-                life.fail(trouble)
-        rotation = Rotation(lives, tools, plan_only=plan_only, concurrency=settings.concurrency)
+        works = [kind(row, tools, records.get(row.project_id)) for row in rows]
+        for work in works:
+            if trouble := unreadable.get(work.row.project_id):
+                work.fail(trouble)
+        rotation = Rotation(
+            works,
+            tools,
+            plan_only=plan_only,
+            concurrency=concurrency or settings.concurrency,
+            max_failures=max_failures,
+        )
         async with rotation.kept_leases():
             yield rotation
 
 
 async def _open_store(
-    stack: AsyncExitStack, settings: Settings, vault: Vault, rows: Iterable[Row], *, plan_only: bool
+    stack: AsyncExitStack, settings: Settings, vault: Vault, *, plan_only: bool, required: bool
 ) -> Store | None:
     if settings.store_key is None:
-        if any(row.needs_record for row in rows):
-            message = "missing; generate, publishTo and overlap need a record: jelou-rotation store key makes one"
+        if required:
+            message = (
+                "missing; generate, publishTo, overlap and signing secrets need a record:"
+                " jelou-rotation store key makes one"
+            )
             raise SettingsError([Fault("JELOU_STORE_KEY", message)])
         return None
     url = _value(settings.store_url, vault).get_secret_value()

@@ -12,6 +12,7 @@ from prefect.states import Failed
 
 from jelou_rotation.errors import Passing
 from jelou_rotation.outcomes import RowResult
+from jelou_rotation.report_markdown import counted
 from jelou_rotation.rotation import Rotation
 
 P = ParamSpec("P")
@@ -61,10 +62,28 @@ async def rotate_projects(rotation: Rotation, project_ids: Sequence[str]) -> Sta
     return in_words(await rotation.apply(project_ids))
 
 
+@talks_to_jelou("verify")
+async def verify_projects(rotation: Rotation, project_ids: Sequence[str]) -> State[Any] | None:
+    """Look once more at these projects, which are done."""
+    return in_words(await rotation.verify(project_ids))
+
+
 @talks_to_jelou("close overlap")
 async def close_projects(rotation: Rotation, project_ids: Sequence[str]) -> State[Any] | None:
     """End the overlaps of these projects whose time is over."""
-    return in_words(await rotation.close(project_ids))
+    return in_words(await rotation.apply(project_ids))
+
+
+@talks_to_jelou("new signing secret")
+async def renew_signing_secrets(rotation: Rotation, project_ids: Sequence[str]) -> State[Any] | None:
+    """Have Jelou make new signing secrets for these projects."""
+    return in_words(await rotation.apply(project_ids))
+
+
+@talks_to_jelou("audit")
+async def audit_projects(rotation: Rotation, project_ids: Sequence[str]) -> State[Any] | None:
+    """Hold these projects against the manifest and the record; nothing is written."""
+    return in_words(await rotation.plan(project_ids))
 
 
 def in_words(problems: list[RowResult]) -> State[Any] | None:
@@ -74,8 +93,27 @@ def in_words(problems: list[RowResult]) -> State[Any] | None:
     return Failed(message="\n".join(f"{row.project_id}: {row.outcome}: {row.error}" for row in problems[:20]))
 
 
+async def plan_all(rotation: Rotation) -> None:
+    """Read every project of the run and compare it with the manifest."""
+    rotation.note(f"reading {counted(len(rotation.project_ids), 'project')}")
+    await in_batches(plan_projects, rotation, rotation.project_ids)
+    rotation.note(f"planned: {counted(len(rotation.plans()), 'project')} would change")
+
+
 async def in_batches(work: Task[..., Any], rotation: Rotation, project_ids: Sequence[str]) -> None:
     """One project a task run up to 200 projects, larger batches above; a task run that fails stops no other."""
     size = max(1, math.ceil(len(project_ids) / MAX_BATCHES))
     batches = [project_ids[start : start + size] for start in range(0, len(project_ids), size)]
-    await asyncio.gather(*(work(rotation, batch, return_state=True) for batch in batches))
+    await asyncio.gather(*(_to_its_end(work, rotation, batch) for batch in batches))
+
+
+async def one_after_the_other(work: Task[..., Any], rotation: Rotation, project_ids: Sequence[str]) -> None:
+    """A task run a project; the next begins when the last has ended."""
+    for project_id in project_ids:
+        await _to_its_end(work, rotation, [project_id])
+
+
+async def _to_its_end(work: Task[..., Any], rotation: Rotation, batch: Sequence[str]) -> None:
+    state = await work(rotation, batch, return_state=True)
+    if not state.is_completed():
+        rotation.give_up(batch)

@@ -1,33 +1,29 @@
-"""What a run says of itself: its name, its report, its last state."""
+"""How a run begins and what holds it together: its name, its projects, its orders, its refusals."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import StrEnum
 from functools import wraps
-from pathlib import Path
 from typing import Any, ParamSpec
 
 from prefect import runtime
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Cancelled, Failed
 
-from jelou_rotation import __version__
-from jelou_rotation.errors import Fault, RefusedInput, SettingsError
-from jelou_rotation.life import Orders
-from jelou_rotation.manifest import Manifest, display_name
+from jelou_rotation.errors import Busy, Fault, RefusedInput, SettingsError
+from jelou_rotation.life import Life
+from jelou_rotation.manifest import Manifest, display_name, load
 from jelou_rotation.references import local_handlers
-from jelou_rotation.report import Report, RowsNeedAttention, RunInfo, markdown, write
+from jelou_rotation.report_markdown import counted
 from jelou_rotation.rotation import NO_ORDERS, Rotation, open_rotation
 from jelou_rotation.row import Row
 from jelou_rotation.settings import Settings
-from tasks.cancellation import is_being_cancelled
+from jelou_rotation.work import Orders, Work
+from tasks.cancellation import left_at_sigterm
+from tasks.progress import shown_progress
 from tasks.secret_blocks import read_secret_block, write_secret_block
-
-REPORT_KEY = "jelou-rotation-report"
-ROWS_KEY = "jelou-rotation-rows"
 
 P = ParamSpec("P")
 
@@ -40,30 +36,58 @@ class Mode(StrEnum):
 
 
 CLOSE_OVERLAPS = "close-overlaps"
+ONBOARD = "onboard"
+SIGNING_SECRETS = "signing-secrets"
+AUDIT = "audit"
 
 
-def name_run() -> str:
-    """`plan customers.yaml`."""
-    parameters = runtime.flow_run.parameters
-    return f"{Mode(parameters['mode'])} {display_name(parameters['manifest'])}"
+def named(verb: str | None = None) -> Callable[[], str]:
+    """`rotate customers.yaml`: the run's mode, or the verb where there is only one, and the manifest."""
+
+    def name() -> str:
+        parameters = runtime.flow_run.parameters
+        return f"{verb or Mode(parameters['mode'])} {display_name(parameters['manifest'])}"
+
+    return name
 
 
-def name_close() -> str:
-    """`close-overlaps customers.yaml`."""
-    return f"{CLOSE_OVERLAPS} {display_name(runtime.flow_run.parameters['manifest'])}"
+async def choose(settings: Settings, manifest: str, only: Sequence[str]) -> Manifest:
+    """The projects of this run, whose number it then has in its name. Raises ManifestError."""
+    whole = await asyncio.to_thread(load, manifest, allow_private_hosts=settings.allow_private_hosts)
+    chosen = whole.select(only)
+    async with get_client() as client:
+        name = f"{runtime.flow_run.name}, {counted(len(chosen.rows), 'project')}"
+        await client.update_flow_run(runtime.flow_run.id, name=name)
+    return chosen
 
 
 def refusals_in_words(runbook: Callable[P, Awaitable[State[Any]]]) -> Callable[P, Awaitable[State[Any]]]:
-    """Bad input ends the run Failed with its faults as the message, instead of with a stack trace."""
+    """
+    A refusal ends the run with its faults as the message, instead of with a stack trace.
+
+    Failed, or Cancelled where another run is at work: that one does what this one was to do.
+    """
 
     @wraps(runbook)
     async def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         try:
             return await runbook(*args, **kwargs)
         except RefusedInput as refusal:
-            return Failed(message=f"Refused, nothing was sent. {refusal}", data=refusal)
+            end = Cancelled if isinstance(refusal, Busy) else Failed
+            return end(message=f"Refused, nothing was sent. {refusal}", data=refusal)
 
     return run
+
+
+@asynccontextmanager
+async def at_work(rotation: Rotation) -> AsyncIterator[None]:
+    """Progress is shown, SIGTERM ends the block, and after a refusal each row says why it was not begun."""
+    try:
+        async with left_at_sigterm(), shown_progress(rotation):
+            yield
+    except RefusedInput as refusal:
+        rotation.stop(str(refusal).partition("\n")[0], "See the run's last state for the numbers and the way on.")
+        raise
 
 
 def give_orders(
@@ -76,8 +100,21 @@ def give_orders(
     return Orders(leaked, frozenset(map(str.strip, overwrite_drift)), frozenset(map(str.strip, end_overlap)))
 
 
-def open_run(
-    settings: Settings, rows: Sequence[Row], *, plan_only: bool, orders: Orders = NO_ORDERS
+def require_selection(only: Sequence[str]) -> None:
+    """The form asks for it too, unless somebody has switched that off. Raises SettingsError."""
+    if not any(map(str.strip, only)):
+        raise SettingsError([Fault("only", "name the projects: their former signing secrets are dead at once")])
+
+
+def open_run(  # noqa: PLR0913 - what a run is made of
+    settings: Settings,
+    rows: Sequence[Row],
+    *,
+    plan_only: bool = False,
+    orders: Orders = NO_ORDERS,
+    kind: type[Work] = Life,
+    max_failures: int | None = None,
+    concurrency: int | None = None,
 ) -> AbstractAsyncContextManager[Rotation]:
     """A rotation that reads and writes Prefect's blocks and is known in the records by this flow run."""
     handlers = local_handlers(allow_readable_files=settings.allow_readable_files) | {"block": read_secret_block}
@@ -89,38 +126,7 @@ def open_run(
         run_id=str(runtime.flow_run.id),
         publish=write_secret_block,
         orders=orders,
+        kind=kind,
+        max_failures=max_failures,
+        concurrency=concurrency,
     )
-
-
-def report_folder(settings: Settings, run: RunInfo) -> Path:
-    """Where the files of a run's report are."""
-    return settings.report_dir / f"{run.started_at:%Y%m%d-%H%M%S}-{run.mode}-{run.id[:8]}"
-
-
-async def publish_report(rotation: Rotation, manifest: Manifest, mode: str, settings: Settings) -> Report:
-    """Write the report's files, then the artifacts `jelou-rotation-report` and `jelou-rotation-rows`."""
-    run = RunInfo(
-        id=runtime.flow_run.id,
-        mode=mode,
-        manifest=manifest.name,
-        manifest_sha256=manifest.sha256,
-        started_at=runtime.flow_run.scheduled_start_time,
-        finished_at=datetime.now(UTC),
-        version=__version__,
-    )
-    report = Report(run, tuple(rotation.results()), rotation.requests)
-    folder = report_folder(settings, run)
-    write(report, folder, rotation.to_run_again())
-    get_run_logger().info("%s The report is in %s", report.headline(), folder)
-    await acreate_markdown_artifact(markdown(report), key=REPORT_KEY, description=report.headline())
-    await acreate_table_artifact(report.table(), key=ROWS_KEY, description=f"Every project of {manifest.name}")
-    return report
-
-
-async def last_state(report: Report) -> State[Any]:
-    """Completed with the report when every row is as wanted, else Failed; the message says it in words."""
-    if await is_being_cancelled():
-        return Cancelled(message=report.headline(), data=RowsNeedAttention(report))
-    if report.needs_attention:
-        return Failed(message=report.headline(), data=RowsNeedAttention(report))
-    return Completed(message=report.headline(), data=report)

@@ -40,6 +40,14 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningSecret:
+    """What Jelou signs its deliveries with; it is told only when it is made."""
+
+    value: SecretStr
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """
     The right to change one record until `until`, or longer when renewed.
@@ -64,8 +72,9 @@ class Record:
     still accept until `overlap_until`, when it may be retired. `accepted_before` tells whether the receiver accepted
     `current` before the PATCH was sent, None when nobody asked. `keeps_overlap` is false where the pending value
     replaces a leaked one; `handed_over` tells whether the receiver was told of the record as it is. `failures` counts
-    those in a row; a parked project waits for a person. `holder`, `run_id` and `held_until` tell who took it
-    last and has not given it back.
+    those in a row; a parked project waits for a person. `signing_asked` is true from before Jelou is asked to make a
+    signing secret until that secret is durable: where there is an integration then, its secret was lost, and
+    `signing` is a former one. `holder`, `run_id` and `held_until` tell who took it last and has not given it back.
     """
 
     project_id: str
@@ -80,6 +89,8 @@ class Record:
     integration: Integration | None
     failures: int
     parked: bool
+    signing: SigningSecret | None
+    signing_asked: bool
     holder: str | None
     run_id: str | None
     held_until: datetime | None
@@ -111,6 +122,8 @@ def record_of(row: Row, cipher: Cipher) -> Record:
         integration=integration_of(row, cipher),
         failures=row["failures"],
         parked=row["parked"],
+        signing=_signing(row, cipher),
+        signing_asked=row["signing_asked"],
         holder=row["holder"],
         run_id=row["run_id"],
         held_until=row["lease_until"],
@@ -127,6 +140,13 @@ def _credential(row: Row, slot: str, cipher: Cipher) -> Credential | None:
         row[f"{slot}_made_at"],
         row[f"{slot}_fingerprint"],
     )
+
+
+def _signing(row: Row, cipher: Cipher) -> SigningSecret | None:
+    sealed = row["signing_value"]
+    if sealed is None:
+        return None
+    return SigningSecret(SecretStr(cipher.unseal(row["project_id"], sealed)), row["signing_made_at"])
 
 
 def integration_of(row: Row, cipher: Cipher) -> Integration | None:

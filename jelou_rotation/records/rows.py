@@ -34,7 +34,7 @@ async def locked(connection: AsyncConnection, project_ids: Iterable[str]) -> dic
 async def create(connection: AsyncConnection, project_ids: Iterable[str]) -> None:
     """A record for each project that has none."""
     first = {"step": Step.IDLE, "failures": 0, "parked": False, "made": 0, "fence": 0}
-    first |= {"keeps_overlap": True, "handed_over": True}
+    first |= {"keeps_overlap": True, "handed_over": True, "signing_asked": False}
     for chunk in chunks(project_ids):
         new = insert_missing(connection, records)
         await connection.execute(new, [{"project_id": project_id, **first} for project_id in chunk])

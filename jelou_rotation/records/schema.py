@@ -21,7 +21,7 @@ from sqlalchemy.types import TypeEngine
 
 SLOTS = ("current", "pending", "previous")
 PARTS = ("value", "auth_type", "made_at", "fingerprint")
-SEALED = (*(f"{slot}_value" for slot in SLOTS), "integration")
+SEALED = (*(f"{slot}_value" for slot in SLOTS), "integration", "signing_value")
 
 
 class Moment(TypeDecorator[datetime]):
@@ -60,6 +60,9 @@ records = Table(
     Column("integration", Text()),
     Column("failures", Integer(), nullable=False),
     Column("parked", Boolean(), nullable=False),
+    Column("signing_value", Text()),
+    Column("signing_made_at", Moment()),
+    Column("signing_asked", Boolean(), nullable=False),
     # Counts the credentials of this project; only the last ones are remembered by their fingerprints.
     Column("made", Integer(), nullable=False),
     Column("fence", BigInteger(), nullable=False),

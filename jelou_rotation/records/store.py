@@ -206,6 +206,25 @@ class Store:
 
         return await self._writer.commit(Move("observe", lease, _ANY, changes))
 
+    async def ask_signing_secret(self, lease: Lease) -> Record:
+        """Before a POST leaves that lets Jelou make a signing secret, each time."""
+        return await self._writer.commit(Move("ask_signing_secret", lease, _ANY, lambda _: {"signing_asked": True}))
+
+    async def keep_signing_secret(self, lease: Lease, secret: SecretStr) -> Record:
+        """The secret that Jelou answered with takes the place of the former one; the receiver must be told of it."""
+        sealed, now = self._cipher.seal(lease.project_id, secret.get_secret_value()), self._now()
+        move = Move("keep_signing_secret", lease, _ANY, lambda _: transitions.signing_kept(sealed, now))
+        return await self._writer.commit(move)
+
+    async def forget_signing_question(self, lease: Lease) -> Record:
+        """
+        The POST was refused for certain, so Jelou made no secret.
+
+        Not where `signing_asked` was true before that POST: an earlier secret is lost, whatever becomes of this one.
+        """
+        move = Move("forget_signing_question", lease, _ANY, lambda _: {"signing_asked": False})
+        return await self._writer.commit(move)
+
     async def note_failure(self, lease: Lease, park_after: int) -> Record:
         """Count one more failure in a row, and park the project when there are so many."""
         move = Move("note_failure", lease, _ANY, lambda row: transitions.failed(row, park_after))

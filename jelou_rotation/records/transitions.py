@@ -159,6 +159,10 @@ def failed(row: Row, park_after: int) -> Columns:
     return {"failures": failures, "parked": row["parked"] or failures >= park_after}
 
 
+def signing_kept(sealed: str, made_at: datetime) -> Columns:
+    return {"signing_value": sealed, "signing_made_at": made_at, "signing_asked": False, "handed_over": False}
+
+
 def _moved(row: Row, source: str, target: str) -> Columns:
     return {f"{target}_{part}": row[f"{source}_{part}"] for part in PARTS}
 

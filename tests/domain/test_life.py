@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from jelou_rotation.errors import NoAnswer, Passing, SettingsError, StoreError, StoreUnavailable
 from jelou_rotation.gateway import Integration
-from jelou_rotation.life import Orders, document
 from jelou_rotation.outcomes import Evidence, Outcome
+from jelou_rotation.overlaps import Overlap
 from jelou_rotation.probe import Answer, Verdict
 from jelou_rotation.records import Step, Store, new_key
 from jelou_rotation.records.schema import records
@@ -20,6 +20,7 @@ from jelou_rotation.rotation import open_rotation
 from jelou_rotation.row import AuthType, Row
 from jelou_rotation.settings import Settings
 from jelou_rotation.simulator import Fault, Simulator, running
+from jelou_rotation.work import Orders, document
 
 KEY = new_key()
 
@@ -495,9 +496,9 @@ async def test_a_project_that_another_run_holds_is_blocked_and_not_touched(simul
 
 async def close(receiver, *rows):
     async with open_rotation(
-        Settings.load(), rows, local_handlers(), plan_only=False, publish=receiver.publish
+        Settings.load(), rows, local_handlers(), plan_only=False, publish=receiver.publish, kind=Overlap
     ) as rotation:
-        await rotation.close([row.project_id for row in rows])
+        await rotation.apply([row.project_id for row in rows])
         return rotation.results()[0]
 
 
@@ -760,7 +761,7 @@ async def test_an_ordered_overwrite_puts_the_address_back_too(simulator, receive
     ) as rotation:
         await rotation.plan(["prj-1"])
         wanted = simulator.projects["prj-1"].webhook_url
-        rotation._lives["prj-1"].row = generated(webhookUrl=wanted)
+        rotation._works["prj-1"].row = generated(webhookUrl=wanted)
         simulator.projects["prj-1"].webhook_url = "https://theirs.example/"
         await rotation.apply(["prj-1"])
 
@@ -810,7 +811,7 @@ async def test_a_patch_does_not_leave_when_the_lease_ran_out_while_it_waited(sim
         async def long_turn():
             await turn()
             if simulator.requests_by_method["GET"] > 1:
-                rotation._lives["prj-1"]._holds_until = 0.0
+                rotation._works["prj-1"]._holds_until = 0.0
 
         rotation._tools.gateway._pace.turn = long_turn
         await rotation.apply(["prj-1"])

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
@@ -13,7 +14,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from jelou_rotation.manifest import load
-from jelou_rotation.outcomes import Evidence, Outcome, RowResult
+from jelou_rotation.outcomes import Evidence, Moment, Outcome, RowResult
 from jelou_rotation.plan import Change
 from jelou_rotation.report import Report, RunInfo, markdown, summary_text, write
 from jelou_rotation.report_markdown import by_outcome, code, escape, outcome_bar, outcome_image, proofs
@@ -68,6 +69,8 @@ def test_report_json_has_the_documented_shape():
             "startedAt": "2026-03-01T06:30:00.000Z",
             "finishedAt": "2026-03-01T06:32:05.500Z",
             "version": "0.1.0",
+            "plan": None,
+            "timeline": [],
         },
         "summary": {
             "total": 2,
@@ -183,6 +186,7 @@ def test_what_needs_attention_is_what_is_not_as_wanted():
         Outcome.FAILED,
         Outcome.DRIFTED,
         Outcome.MISSING,
+        Outcome.OVERDUE,
         Outcome.UNKNOWN,
         Outcome.NOT_STARTED,
     }
@@ -308,6 +312,10 @@ def test_the_sections_come_in_the_order_a_person_asks_for_them():
         "| Manifest SHA-256 | `ab12ab12ab12` |",
         "| Version | `0.1.0` |",
         "",
+        "## What to do next",
+        "",
+        "- Do what is said below, then run `retry.yaml` of the report folder: it holds the rows that are left.",
+        "",
         "## What needs attention",
         "",
         "- **1 failed**: Jelou answered 500",
@@ -321,12 +329,19 @@ def test_the_sections_come_in_the_order_a_person_asks_for_them():
             " Not proven: which credential."
         ),
         "",
+        "## Time line",
+        "",
+        "| UTC | What happened |",
+        "| --- | --- |",
+        "| 06:30:00 | scheduled to start |",
+        "| 06:32:05 | finished |",
+        "",
         "## All projects",
         "",
         "<details>",
         "<summary>3 projects</summary>",
         "",
-        "| Project | Outcome | Evidence | Changes | PATCHes sent |",
+        "| Project | Outcome | Evidence | Changes | Attempts |",
         "| --- | --- | --- | --- | --- |",
         "| `project-0` | rotated | echoed |  | 0 |",
         "| `project-1` | rotated | echoed |  | 0 |",
@@ -334,6 +349,19 @@ def test_the_sections_come_in_the_order_a_person_asks_for_them():
         "",
         "</details>",
     ]
+
+
+def test_a_plan_says_how_to_do_exactly_this():
+    plan = replace(a_report([RowResult("p1", Outcome.PLANNED)], "plan").run, plan="0123456789ab")
+    text = markdown(replace(a_report([RowResult("p1", Outcome.PLANNED)], "plan"), run=plan))
+    assert "mode rotate with `approved_plan` set to `0123456789ab`" in text
+
+
+def test_the_time_line_says_what_happened_when_and_nothing_in_it_can_act():
+    at = datetime(2026, 3, 1, 6, 31, tzinfo=UTC)
+    report = a_report(rows(Outcome.ROTATED, 1))
+    text = markdown(replace(report, run=replace(report.run, timeline=(Moment(at, "rotating <b>1</b> project"),))))
+    assert "| 06:31:00 | rotating &lt;b&gt;1&lt;/b&gt; project |" in text
 
 
 def test_a_plan_shows_each_field_before_and_after():

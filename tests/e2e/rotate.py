@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from jelou_rotation import life, rotation
+from jelou_rotation import rotation, work
 from jelou_rotation.errors import Passing
 from jelou_rotation.gateway import Gateway
 from jelou_rotation.probe import Prober
@@ -59,7 +59,7 @@ def generated(project_id):
 
 
 async def main(project_ids, kill_at):
-    life.LEASE_SECONDS = rotation.LEASE_SECONDS = LEASE_SECONDS
+    work.LEASE_SECONDS = rotation.LEASE_SECONDS = LEASE_SECONDS
     reaper = Reaper(kill_at)
     for owner, names in CALLS.items():
         for name in names:

@@ -26,7 +26,7 @@ def flow(deployment):
 
 def test_its_flow_takes_its_parameters(deployment, flow):
     assert set(deployment["parameters"]) <= set(flow.parameters.properties)
-    flow.validate_parameters({"manifest": "given in the form", **deployment["parameters"]})
+    flow.validate_parameters({"manifest": "given in the form", "only": ["given too"], **deployment["parameters"]})
 
 
 def test_what_runs_by_the_clock_leaves_no_parameter_open(deployment, flow):
@@ -66,7 +66,8 @@ def test_the_form_says_of_each_parameter_what_it_is(flow):
 
 
 def test_there_is_one_for_each_use():
-    assert list(DEPLOYMENTS) == ["rotate-scheduled", "close-overlaps", "onboard-bulk", "rotate-manual"]
     scheduled = [name for name, each in DEPLOYMENTS.items() if each.get("schedules")]
-    assert scheduled == ["rotate-scheduled", "close-overlaps"]
-    assert DEPLOYMENTS["rotate-manual"]["parameters"]["mode"] == "plan"
+    by_hand = [name for name in DEPLOYMENTS if name not in scheduled]
+    assert scheduled == ["rotate-scheduled", "close-overlaps", "audit-daily"]
+    assert by_hand == ["rotate-manual", "onboard-bulk", "rotate-signing-secrets"]
+    assert all(DEPLOYMENTS[name]["parameters"]["mode"] == "plan" for name in by_hand)

@@ -86,7 +86,7 @@ async def test_each_project_is_a_task_run_named_by_it_and_the_run_says_what_it_d
     names = ["prj_1", "prj_1", "prj_2", "prj_2", "prj_3", "prj_3"]
     flow_run, task_runs = await recorded(await run(), names)
 
-    assert flow_run.name == "rotate pasted text"
+    assert flow_run.name == "rotate pasted text, 3 projects"
     assert {task_run.state_name for task_run in task_runs} == {"Completed"}
 
 
@@ -118,9 +118,7 @@ async def test_a_plain_call_returns_the_report(projects):
 
 
 async def test_passing_trouble_is_tried_again_by_the_task(simulator, projects, monkeypatch):
-    monkeypatch.setattr(
-        "flows.rotate_credentials.rotate_projects", rotate_projects.with_options(retry_delay_seconds=0.01)
-    )
+    monkeypatch.setattr("tasks.ramp.rotate_projects", rotate_projects.with_options(retry_delay_seconds=0.01))
     simulator.add_fault(Fault(kind="status", status=503, method="PATCH", project_id="prj_1", times=3))
 
     state = await run()

@@ -15,8 +15,8 @@ ROWS = 300
 @pytest.fixture
 def hurried(monkeypatch):
     """Retries that wait a moment instead of half a minute."""
-    for name, task in (("plan_projects", plan_projects), ("rotate_projects", rotate_projects)):
-        monkeypatch.setattr(f"flows.rotate_credentials.{name}", task.with_options(retry_delay_seconds=0.02))
+    for name, task in (("tasks.projects.plan", plan_projects), ("tasks.ramp.rotate", rotate_projects)):
+        monkeypatch.setattr(f"{name}_projects", task.with_options(retry_delay_seconds=0.02))
 
 
 @pytest.mark.parametrize("shape", ["flat", "envelope"])
@@ -34,7 +34,7 @@ async def test_every_row_is_rotated_with_one_value_while_a_fifth_of_the_answers_
     for fault in passing_faults(0.2):
         simulator.add_fault(fault)
 
-    state = await rotate_credentials("\n".join(lines), Mode.ROTATE, return_state=True)
+    state = await rotate_credentials("\n".join(lines), Mode.ROTATE, max_host_changes="", return_state=True)
 
     assert state.message == f"All {ROWS} projects are as wanted: {ROWS * 2 // 3} rotated, {ROWS // 3} updated."
     report = (await state.aresult()).as_json()
