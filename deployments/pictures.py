@@ -128,6 +128,8 @@ def take_form(page: Page, prefect: Prefect) -> None:
 def choose(page: Page, field: str, word: str) -> None:
     page.get_by_role("button", name=f"Select {field}").click()
     page.get_by_role("option", name=word, exact=True).click()
+    # While it closes it takes the focus back, which would close the next one.
+    expect(page.get_by_role("listbox")).to_be_hidden()
 
 
 def take_run(page: Page, prefect: Prefect) -> None:

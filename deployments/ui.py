@@ -85,10 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make ui", description=__doc__)
-    parser.add_argument("--port", type=int, default=4300, help="of the Prefect UI; default: 4300")
-    parser.add_argument("--simulator-port", type=int, default=4010, help="of the simulated Jelou; default: 4010")
+    parser.add_argument("--port", type=port_number, default=4300, help="of the Prefect UI; default: 4300")
+    parser.add_argument(
+        "--simulator-port", type=port_number, default=4010, help="of the simulated Jelou; default: 4010"
+    )
     parser.add_argument("--home", type=Path, metavar="DIR", help="keep the server's database here; default: nowhere")
     return parser.parse_args(arguments)
+
+
+def port_number(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 2**16):
+        raise argparse.ArgumentTypeError("expected a number from 1 to 65535")
+    return int(text)
 
 
 def interrupt(*_signal: object) -> NoReturn:
@@ -100,9 +108,8 @@ def require_free(ports: dict[str, int]) -> None:
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError as error:
-            sys.exit(
-                f"make ui: port {port} cannot be used ({os.strerror(error.errno)}). Choose another: make ui ARGS='{option} N'"
-            )
+            why = os.strerror(error.errno)
+            sys.exit(f"make ui: port {port} cannot be used ({why}). Choose another: make ui ARGS='{option} N'")
 
 
 def serve(options: argparse.Namespace, everything: ExitStack) -> None:

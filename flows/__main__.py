@@ -110,7 +110,7 @@ def _add_onboarding(given: Any) -> None:
     _add_limits(onboard)
     onboard.set_defaults(command=_run, flow="onboard_projects")
     purpose = "have Jelou make new signing secrets, one project at a time; the former ones are dead at once"
-    secrets = _add_run(given, "signing-secrets", purpose)
+    secrets = _add_run(given, "signing-secrets", purpose, names_projects=True)
     secrets.set_defaults(command=_run, flow="rotate_signing_secrets")
     for parser in (onboard, secrets):
         parser.add_argument(
@@ -134,13 +134,14 @@ def _add_close_and_audit(given: Any) -> None:
     audit.set_defaults(command=_run, flow="audit_integrations")
 
 
-def _add_run(given: Any, name: str, purpose: str) -> argparse.ArgumentParser:
+def _add_run(given: Any, name: str, purpose: str, *, names_projects: bool = False) -> argparse.ArgumentParser:
     parser = _parser(given.add_parser, name, help=purpose, description=f"{purpose.capitalize()}.", epilog=RUN_EPILOG)
     parser.add_argument("manifest", metavar="MANIFEST", help="the projects and their settings")
     parser.add_argument(
         "--only",
         metavar="PROJECT",
         action="append",
+        required=names_projects,
         default=[],
         help="work on this projectId, or on tag:NAME; may be repeated",
     )

@@ -345,7 +345,7 @@ class Life(Work):
             if not self._in_doubt and not was_asked:
                 self.record = await self._store.forget_signing_question(self._lease)
             raise
-        self._is_there = self._in_doubt = True
+        self._is_there = True
         await self._hand_over()
 
     async def _post(self, body: dict[str, str]) -> SecretStr | None:

@@ -27,7 +27,7 @@ _UNANSWERED_SHARE = 0.25
 # Beneath the limit after a cut: 3 %, all of it regained after the patience, 1.5 times the limit after twice that.
 _MARGIN = 0.03
 _PATIENCE_SECONDS = 1.8
-_PATIENCE_MOST_SECONDS = 5.0
+_PATIENCE_MOST_SECONDS = 3.0
 # Trying more costs at least one refused request: where few are allowed, about one in fifty.
 _PATIENCE_REQUESTS = 50
 # A pause asked for costs everybody that long: try again after twelve times as long, so that it costs 8 %.
@@ -42,6 +42,10 @@ _FIRST_CORRECTION, _NEXT_CORRECTION, _DEEPEST_CUT = 0.9, 0.6, 0.5
 # or hardly more than allowed. To cut for each of these would end at a few requests a second.
 _FEWEST_WITNESSES = 4
 _LONE_SHARE = 0.25
+
+# No 429 slows the run down further: pauses and trials keep it bearable for a lower limit, and JELOU_REQUESTS_PER_SECOND
+# is there for that.
+_LOWEST_LIMIT = 5.0
 
 # When Jelou does not say how long; doubled each time until something is accepted, to 13 seconds.
 _SHORTEST_PAUSE_SECONDS = 0.05
@@ -197,7 +201,7 @@ class Pace:
 
     def _learn(self, now: float, *, soon: bool) -> float:
         """The limit as this refusal shows it, in requests a second."""
-        measured = max(1, len(self._accepted))
+        measured = max(_LOWEST_LIMIT, len(self._accepted))
         if self._limit == math.inf:
             return measured
         if soon:
@@ -211,7 +215,7 @@ class Pace:
         else:
             # A window is refused at its end: the second before it was still taken.
             guess = self._rate(now - 1)
-        return max(1, _DEEPEST_CUT * self._limit, min(measured, guess))
+        return max(_LOWEST_LIMIT, _DEEPEST_CUT * self._limit, min(measured, guess))
 
     def _was_lone(self) -> bool:
         seen = len(self._witnesses)

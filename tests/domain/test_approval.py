@@ -84,8 +84,10 @@ def goes_missing(simulator, chosen):
 CHANGES = {
     "another address in the manifest": (
         row_changes(0, webhookUrl="https://third.example/"),
-        "prj-1: the approved change is webhookUrl: https://old.example/hook?… -> https://new.example/hook?…;"
-        " now it would be webhookUrl: https://old.example/hook?… -> https://third.example/",
+        (
+            "prj-1: the approved change is webhookUrl: https://old.example/hook?… -> https://new.example/hook?…;"
+            " now it would be webhookUrl: https://old.example/hook?… -> https://third.example/"
+        ),
     ),
     "another query in the manifest": (
         row_changes(0, webhookUrl=f"{NEW}-more"),
@@ -94,13 +96,17 @@ CHANGES = {
     "another tag in the manifest": (row_changes(0, tags="pilot"), "prj-1: its row in the manifest changed"),
     "another reference": (
         row_changes(1, authorization="env:OTHER"),
-        "prj-2: the approved change is authorization: not readable -> env:TOKEN, no way back;"
-        " now it would be authorization: not readable -> env:OTHER, no way back",
+        (
+            "prj-2: the approved change is authorization: not readable -> env:TOKEN, no way back;"
+            " now it would be authorization: not readable -> env:OTHER, no way back"
+        ),
     ),
     "another address at Jelou": (
         jelou_changes(webhook_url="https://theirs.example/"),
-        "prj-1: the approved change is webhookUrl: https://old.example/hook?… -> https://new.example/hook?…;"
-        " now it would be webhookUrl: https://theirs.example/ -> https://new.example/hook?…",
+        (
+            "prj-1: the approved change is webhookUrl: https://old.example/hook?… -> https://new.example/hook?…;"
+            " now it would be webhookUrl: https://theirs.example/ -> https://new.example/hook?…"
+        ),
     ),
     "another query at Jelou": (
         jelou_changes(webhook_url=f"{OLD}-more"),

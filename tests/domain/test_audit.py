@@ -104,9 +104,7 @@ BY_RECORD = "somebody changed the integration since the last run here"
 @pytest.mark.parametrize(
     "settings", [{"webhookUrl": "https://panel.example/"}, {"authType": "api_key", "authorization": "env:TOKEN"}]
 )
-async def test_jelou_has_another_address_or_type_than_the_manifest(
-    simulator, receiver, project, settings, monkeypatch
-):
+async def test_jelou_has_another_address_or_type_than_the_manifest(simulator, receiver, project, settings, monkeypatch):
     monkeypatch.delenv("JELOU_STORE_KEY")
 
     result = await audit(receiver, row(**settings))
@@ -307,9 +305,7 @@ async def test_a_receiver_that_did_not_refuse_a_random_credential_is_no_proof(si
 
 
 @pytest.mark.parametrize("settings", [{"probe": "off"}, {"authType": "no_auth", "authorization": None}])
-async def test_a_receiver_that_has_no_credential_of_ours_to_refuse_is_not_asked(
-    simulator, receiver, project, settings
-):
+async def test_a_receiver_that_has_no_credential_of_ours_to_refuse_is_not_asked(simulator, receiver, project, settings):
     await rotated(receiver)
     if "authType" in settings:
         await run(receiver, row(authType="no_auth"))

@@ -104,8 +104,10 @@ def refusal(plans, total=100, failures=0, **limits):
 def test_a_plan_within_the_limits_passes_and_one_above_is_refused():
     assert not refusal(moved(3), max_changes="3")
     assert refusal(moved(3), max_changes="2") == [
-        "max_changes: 3 of 100 projects would change, the limit is 2."
-        " To allow it once: max_changes=3 in the form, --max-changes 3 in a terminal"
+        (
+            "max_changes: 3 of 100 projects would change, the limit is 2."
+            " To allow it once: max_changes=3 in the form, --max-changes 3 in a terminal"
+        ),
     ]
 
 
@@ -113,14 +115,22 @@ def test_every_limit_that_is_exceeded_is_told_with_its_numbers_and_the_way_to_al
     plans = [*moved(15), *downgraded(2)]
 
     assert refusal(plans, total=1600, failures=1200, max_changes="1%", max_failures="5%") == [
-        "max_changes: 17 of 1,600 projects would change, 1% allows 16."
-        " To allow it once: max_changes=17 in the form, --max-changes 17 in a terminal",
-        "max_host_changes: 15 of 1,600 projects would be delivered to another host, the limit is 10."
-        " To allow it once: max_host_changes=15 in the form, --max-host-changes 15 in a terminal",
-        "max_downgrades: 2 of 1,600 projects would lose their authentication, the limit is 0."
-        " To allow it once: max_downgrades=2 in the form, --max-downgrades 2 in a terminal",
-        "max_failures: 1,200 of 1,600 projects could not be planned, 5% allows 80."
-        " To allow it once: max_failures=1200 in the form, --max-failures 1200 in a terminal",
+        (
+            "max_changes: 17 of 1,600 projects would change, 1% allows 16."
+            " To allow it once: max_changes=17 in the form, --max-changes 17 in a terminal"
+        ),
+        (
+            "max_host_changes: 15 of 1,600 projects would be delivered to another host, the limit is 10."
+            " To allow it once: max_host_changes=15 in the form, --max-host-changes 15 in a terminal"
+        ),
+        (
+            "max_downgrades: 2 of 1,600 projects would lose their authentication, the limit is 0."
+            " To allow it once: max_downgrades=2 in the form, --max-downgrades 2 in a terminal"
+        ),
+        (
+            "max_failures: 1,200 of 1,600 projects could not be planned, 5% allows 80."
+            " To allow it once: max_failures=1200 in the form, --max-failures 1200 in a terminal"
+        ),
     ]
 
 
@@ -247,9 +257,7 @@ async def test_a_run_stops_at_the_first_failure_above_the_limit_and_says_why(sim
     results = await run(receiver, *five(simulator), max_failures=1, concurrency=1)
 
     assert outcomes(results) == ["failed", "rotated", "failed", "not_started", "not_started"]
-    assert (
-        results["prj-4"].error == "the run was stopped: 2 projects need attention, max_failures allows 1"
-    )
+    assert results["prj-4"].error == "the run was stopped: 2 projects need attention, max_failures allows 1"
     assert results["prj-4"].advice == "Mend what the report names, then run the rows again."
     assert simulator.requests_by_method["PATCH"] == 3
 

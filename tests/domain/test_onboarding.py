@@ -11,7 +11,18 @@ from jelou_rotation.overlaps import Overlap
 from jelou_rotation.records import Step, Store
 from jelou_rotation.signing import SigningSecretRotation
 from jelou_rotation.simulator import Fault, Switches
-from tests.domain.world import Receiver, again, generated, open_store, opened, record_of, row, run
+from tests.domain.world import (
+    Full,
+    Receiver,
+    again,
+    cancelled_during_the_post,
+    generated,
+    open_store,
+    opened,
+    record_of,
+    row,
+    run,
+)
 
 HOOK = "https://panel.example/hook"
 WAY_OUT = "Make a new one: jelou-rotation signing-secrets "
@@ -40,9 +51,7 @@ def posts_lost(simulator, *, acted, kind="reset_after", project_id="prj-1"):
 
 
 @pytest.mark.parametrize("shape", ["flat", "envelope"])
-async def test_an_integration_is_created_with_its_credential_and_its_signing_secret_is_kept(
-    simulator, receiver, shape
-):
+async def test_an_integration_is_created_with_its_credential_and_its_signing_secret_is_kept(simulator, receiver, shape):
     simulator.switches = Switches(shape=shape)
 
     result = await onboard(receiver, by_reference())
@@ -142,8 +151,8 @@ async def test_the_second_run_finds_everything_as_it_should_be(simulator, receiv
 # Killed
 
 
-class Killed(Exception):  # noqa: N818 - what a run dies of is no error of this package
-    pass
+class Killed(BaseException):
+    """What a run dies of, that nothing here may catch."""
 
 
 class Fatal(Receiver):
@@ -193,10 +202,6 @@ async def test_a_signing_secret_that_is_still_owed_to_the_receiver_is_part_of_th
 
 
 async def test_a_block_that_cannot_be_written_after_the_post_stops_the_row_until_it_can(simulator, receiver, hook):
-    class Full(Receiver):
-        async def publish(self, target, document):
-            raise LookupError("cannot be written through Prefect")
-
     chosen = ROWS["no credential"](hook)
 
     stopped = await onboard(Full(simulator), chosen)
@@ -220,26 +225,11 @@ async def test_close_overlaps_tells_the_receiver_too(simulator, receiver, hook):
     assert (await record_of()).handed_over
 
 
-async def cancelled_during_the_post(receiver, simulator, chosen, *, times=1):
-    """The results of a run that is told to end while its POST is under way."""
-    async with opened(receiver, chosen, create=True) as rotation:
-        await rotation.plan([chosen.project_id])
-        task = asyncio.create_task(rotation.apply([chosen.project_id]))
-        while not simulator.requests_by_method["POST"]:
-            await asyncio.sleep(0.005)
-        for _ in range(times):
-            task.cancel()
-            await asyncio.sleep(0.005)
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return rotation.results()[0]
-
-
 @pytest.mark.parametrize("times", [1, 3])
 async def test_a_cancelled_run_waits_for_the_answer_and_keeps_the_secret(simulator, receiver, times):
     simulator.add_fault(Fault(kind="delay", delay_seconds=0.1, method="POST"))
 
-    result = await cancelled_during_the_post(receiver, simulator, by_reference(), times=times)
+    result = await cancelled_during_the_post(receiver, simulator, by_reference(), times=times, create=True)
 
     project, record = simulator.projects["prj-1"], await record_of()
     assert (result.outcome, result.error) == (Outcome.UNKNOWN, "the run ended before this row was verified")
@@ -253,7 +243,7 @@ async def test_a_cancelled_run_whose_answer_is_lost_says_so_and_leaves_no_error_
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unheard.append(context))
     simulator.add_fault(Fault(kind="reset_after", delay_seconds=0.05, method="POST"))
 
-    result = await cancelled_during_the_post(receiver, simulator, by_reference())
+    result = await cancelled_during_the_post(receiver, simulator, by_reference(), times=1, create=True)
 
     assert result.outcome is Outcome.UNKNOWN
     assert result.error.startswith("no readable answer from Jelou to POST")

@@ -1,7 +1,5 @@
 """A new signing secret: kept before anything else, never asked for twice, and with the receiver in the end."""
 
-import asyncio
-
 import pytest
 
 from jelou_rotation.errors import SigningSecretLost, StoreUnavailable
@@ -10,7 +8,17 @@ from jelou_rotation.overlaps import Overlap
 from jelou_rotation.records import Store
 from jelou_rotation.signing import SigningSecretRotation
 from jelou_rotation.simulator import Fault, Switches
-from tests.domain.world import Receiver, again, generated, opened, record_of, row, run
+from tests.domain.world import (
+    Full,
+    Receiver,
+    again,
+    cancelled_during_the_post,
+    generated,
+    opened,
+    record_of,
+    row,
+    run,
+)
 
 
 @pytest.fixture
@@ -61,7 +69,7 @@ async def test_it_is_asked_for_durably_kept_durably_and_only_then_published(simu
     seen = []
 
     class Curious(Receiver):
-        async def publish(self, target, document):
+        async def publish(self, *_arguments):
             seen.append(await kept())
 
     async with opened(Curious(simulator), generated(), kind=SigningSecretRotation) as rotation:
@@ -122,7 +130,7 @@ async def test_a_receiver_that_does_not_accept_it_yet_is_told_of(simulator, rece
     simulator.receivers["prj-1"].accepts.clear()
 
     class Deaf(Receiver):
-        async def publish(self, target, document):
+        async def publish(self, *_arguments):
             pass
 
     result = await renew(Deaf(simulator))
@@ -263,14 +271,12 @@ async def test_the_first_that_fails_stops_the_others(simulator, receiver, projec
 # Killed
 
 
-async def test_a_run_killed_between_keeping_and_publishing_is_made_good_by_close_overlaps(
-    simulator, receiver, project
-):
+async def test_a_run_killed_between_keeping_and_publishing_is_made_good_by_close_overlaps(simulator, receiver, project):
     class Killed(BaseException):
         pass
 
     class Fatal(Receiver):
-        async def publish(self, target, document):
+        async def publish(self, *_arguments):
             raise Killed
 
     with pytest.raises(Killed):
@@ -287,10 +293,6 @@ async def test_a_run_killed_between_keeping_and_publishing_is_made_good_by_close
 
 
 async def test_a_block_that_cannot_be_written_is_a_failure_with_the_way_out(simulator, receiver, project):
-    class Full(Receiver):
-        async def publish(self, target, document):
-            raise LookupError("cannot be written through Prefect")
-
     result = await renew(Full(simulator), published())
 
     assert (result.outcome, result.evidence) == (Outcome.FAILED, Evidence.ACCEPTED)
@@ -304,17 +306,7 @@ async def test_a_block_that_cannot_be_written_is_a_failure_with_the_way_out(simu
 
 async def cancelled(receiver, simulator, fault):
     simulator.add_fault(fault)
-    async with opened(receiver, published(), kind=SigningSecretRotation) as rotation:
-        await rotation.plan(["prj-1"])
-        task = asyncio.create_task(rotation.apply(["prj-1"]))
-        while not simulator.requests_by_method["POST"]:
-            await asyncio.sleep(0.005)
-        for _ in range(3):
-            task.cancel()
-            await asyncio.sleep(0.005)
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return rotation.results()[0]
+    return await cancelled_during_the_post(receiver, simulator, published(), times=3, kind=SigningSecretRotation)
 
 
 async def test_a_cancelled_run_waits_for_the_answer_keeps_it_publishes_it_and_says_so(simulator, receiver, project):

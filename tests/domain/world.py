@@ -1,7 +1,9 @@
-"""What the tests of whole runs share: a simulated Jelou, a receiver that listens, a store, and a run without Prefect."""
+"""What the tests of whole runs share: a simulated Jelou, a receiver, a store, and a run without Prefect."""
 
+import asyncio
 import json
 
+import pytest
 from pydantic import SecretStr
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -53,6 +55,13 @@ class Receiver:
         self.simulator.receivers[target.partition("/")[2]].accepts |= {slot["value"] for slot in slots if slot}
 
 
+class Full(Receiver):
+    """One whose block cannot be written."""
+
+    async def publish(self, *_arguments):
+        raise LookupError("cannot be written through Prefect")
+
+
 def row(project_id="prj-1", **settings):
     return Row.model_validate({"projectId": project_id} | settings, context={"allow_private_hosts": True})
 
@@ -95,6 +104,21 @@ async def again(rotation, step, project_ids, tries=4):
         except Passing:
             pass
     return rotation.give_up(project_ids)
+
+
+async def cancelled_during_the_post(receiver, simulator, chosen, *, times, **options):
+    """The result of a run that is told to end, so many times, while its POST is under way."""
+    async with opened(receiver, chosen, **options) as rotation:
+        await rotation.plan([chosen.project_id])
+        task = asyncio.create_task(rotation.apply([chosen.project_id]))
+        while not simulator.requests_by_method["POST"]:  # noqa: ASYNC110 - the simulator lives in another thread
+            await asyncio.sleep(0.005)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0.005)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return rotation.results()[0]
 
 
 def open_store():

@@ -78,6 +78,8 @@ def with_fields(page: Page) -> Locator:
 def choose(form: Locator, field: str, word: str) -> None:
     form.get_by_role("button", name=f"Select {field}").click()
     form.page.get_by_role("option", name=word, exact=True).click()
+    # While it closes it takes the focus back, which would close the next one.
+    expect(form.page.get_by_role("listbox")).to_be_hidden()
 
 
 def press(button: Locator, request: str) -> None:

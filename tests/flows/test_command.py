@@ -12,6 +12,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.__main__ import build_parser, main
 from jelou_rotation.manifest import json_schema
+from jelou_rotation.records import new_key
 
 
 @pytest.fixture
@@ -62,6 +63,49 @@ def test_rows_that_are_not_as_wanted_give_exit_code_1(manifest, simulator):
     simulator.projects.clear()
 
     assert run("rotate", manifest).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        pytest.param(["audit"], 0, "1 project is as wanted: 1 unchanged.", id="audit"),
+        pytest.param(["audit", "drifted.yaml"], 1, "1 of 1 project needs attention: 1 drifted.", id="audit drift"),
+        pytest.param(["onboard", "new.yaml"], 0, "1 project is as wanted: 1 created.", id="onboard"),
+        pytest.param(["onboard", "new.yaml", "--plan"], 0, "1 project: 1 would change.", id="onboard plan"),
+        pytest.param(["signing-secrets", "--only", "prj_1"], 0, "1 project is as wanted: 1 rotated.", id="secrets"),
+        pytest.param(["close-overlaps"], 0, "1 project is as wanted: 1 unchanged.", id="close overlaps"),
+        pytest.param(["rotate", "--max-changes", "0"], 2, "max_changes: 1 of 1 projects would change", id="limit"),
+        pytest.param(["rotate", "--max-failures", "few"], 2, "max_failures: expected a number", id="wrong limit"),
+        pytest.param(["rotate", "--ramp", "half"], 2, "ramp step 1: expected", id="wrong ramp"),
+        pytest.param(["rotate", "--max-downgrades=1", "--approved-plan=0"], 2, "knows no plan 0", id="unknown plan"),
+    ],
+)
+def test_each_command_ends_with_its_exit_code_in_words(
+    prefect_server, simulator, monkeypatch, tmp_path, capfd, arguments, code, says
+):
+    monkeypatch.setenv("JELOU_STORE_KEY", new_key())
+    simulator.add_project("prj_1", "https://old.example/1")
+    for name, project, host in (
+        ("customers", "prj_1", "old.example/1"),
+        ("drifted", "prj_1", "x.example"),
+        ("new", "p2", "new.example"),
+    ):
+        auth = ", authType: no_auth" if arguments[0] == "rotate" else ""
+        (tmp_path / f"{name}.yaml").write_text(f"projects:\n  {project}: {{webhookUrl: https://{host}{auth}}}\n")
+    verb, *others = arguments
+    manifest = [] if others and others[0].endswith(".yaml") else ["customers.yaml"]
+
+    assert main([verb, *manifest, *others]) == code
+    told = capfd.readouterr()
+    assert says in (told.out if code < 2 else told.err)
+
+
+def test_new_signing_secrets_are_made_only_for_projects_that_are_named(capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(["signing-secrets", "customers.yaml"])
+
+    assert refused.value.code == 2
+    assert "--only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
