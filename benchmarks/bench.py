@@ -1,140 +1,206 @@
 """
 The speed of jelou-rotation beside the least that is possible and beside what people write first, in one go.
 
-Every contestant sends the same requests for each project: GET for all of them, then GET, PATCH, GET. Each run is a
-fresh process. Contestants take turns, so that whatever else the machine does hits all of them.
+Everybody sends the same requests for each project: GET for all of them, then GET, PATCH, GET. Each run is a fresh
+process. They take turns, so that whatever else the machine does hits all of them.
 """
 
 import argparse
 import json
 import os
 import platform
-import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import measure
-import picture
+from ground import HERE, Contestant, Ground, Result, median, open_ground
+from picture import Bar, draw
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "deployments"))
-
-from local_server import Child, api_url, clean_environment, free_port, kept_running, prefect_server, wait_for  # noqa: E402
-
+RESULTS = HERE / "results.json"
+PICTURE = HERE.parent / "docs" / "bench.svg"
 PACKAGES = ("jelou-rotation", "prefect", "httpx", "httpx-aiohttp", "aiohttp")
-BUSY_SHARE = 0.9
-SETTLES_WITHIN = 120
-HUGE = 100_000
-HUGE_LATENCY_MS = 5
+
 FEW = 5
-QUICK = ["--rounds", "1", "--sizes", "100,1000", "--only", "running,floor,curl"]
+SLOW_ONES_UP_TO = 1000
+QUICK_ONES = "--help,schema,floor,running,curl"
+HUGE, HUGE_LATENCY_MS, HUGE_ONES = 100_000, 5, "floor,running"
+BUSY = 0.9
+
+Results = dict[tuple[str, int], Result]
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """`server` is the Prefect server it needs: none, a temporary one of its own, or one that is running."""
-
-    name: str
-    label: str
-    command: Callable[[int], list[str]]
-    server: str = "none"
-    most_projects: int = HUGE
+def _rotate(ground: Ground, projects: int) -> list[str]:
+    return [sys.executable, "-m", "flows", "rotate", str(ground.manifest(projects))]
 
 
-@dataclass(frozen=True)
-class Result:
-    """One run."""
-
-    contestant: str
-    projects: int
-    cost: measure.Cost
-    server_cpu_seconds: float | None
-    task_runs: int | None
-    requests: Mapping[str, int]
-    gateway_busiest: float
-    gateway_late_ms: float
+def _plan(ground: Ground, projects: int) -> list[str]:
+    return [sys.executable, "-m", "flows", "plan", str(ground.manifest(projects))]
 
 
-class Bench:
-    """The gateway, the Prefect server and the folder they share, from `open` to the end of the stack."""
+def _floor(ground: Ground, projects: int) -> list[str]:
+    return [sys.executable, str(HERE / "floor.py"), ground.gateway, str(projects), str(ground.concurrency)]
 
-    def __init__(self, stack: ExitStack, latency_ms: float, concurrency: int) -> None:
-        self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self.concurrency = concurrency
-        port, self._prefect_port = free_port(), free_port()
-        self.gateway = f"http://127.0.0.1:{port}"
-        gateway = (sys.executable, str(HERE / "gateway.py"), "--port", str(port), "--latency-ms", str(latency_ms))
-        wait_for(
-            f"{self.gateway}/counters",
-            stack.enter_context(kept_running("gateway", gateway, os.environ, self.folder)),
+
+def _first_version(ground: Ground, projects: int) -> list[str]:
+    return [sys.executable, str(HERE / "first_version.py"), ground.gateway, str(projects)]
+
+
+def _curl(ground: Ground, projects: int) -> list[str]:
+    return ["sh", str(HERE / "curl.sh"), ground.gateway, str(projects), str(ground.concurrency)]
+
+
+CONTESTANTS = (
+    Contestant("floor", "no Prefect, no checks: the least possible", _floor),
+    Contestant("running", "jelou-rotation, Prefect server running", _rotate, "running"),
+    Contestant("temporary", "jelou-rotation, starts its own server", _rotate, "temporary"),
+    Contestant("curl", "xargs -P and curl", _curl, most=SLOW_ONES_UP_TO),
+    Contestant("first", "first version: a mapped task a step", _first_version, "running", most=SLOW_ONES_UP_TO),
+)
+BEGINNINGS = (
+    Contestant("--help", "jelou-rotation --help", lambda *_: [sys.executable, "-m", "flows", "--help"]),
+    Contestant("schema", "jelou-rotation schema", lambda *_: [sys.executable, "-m", "flows", "schema"]),
+    Contestant("plan, running", "plan of 5 projects, Prefect server running", _plan, "running"),
+    Contestant("plan, temporary", "plan of 5 projects, starts its own server", _plan, "temporary"),
+)
+LABELS = {each.name: each.label for each in (*BEGINNINGS, *CONTESTANTS)}
+
+
+def main() -> None:
+    options = _options()
+    sizes = [int(size) for size in options.sizes.split(",")]
+    about = machine() | {"latencyMs": options.latency_ms, "concurrency": options.concurrency, "rounds": options.rounds}
+    print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"The machine is busy (load {load:.1f}): trust the ratios, not the seconds.", flush=True)
+    with open_ground(options.latency_ms, options.concurrency) as ground:
+        beginnings = _named(options.only, BEGINNINGS)
+        results = measure(ground, beginnings, [FEW], options.rounds)
+        results |= measure(ground, _named(options.only, CONTESTANTS), sizes, options.rounds)
+    if options.huge:
+        with open_ground(HUGE_LATENCY_MS, options.concurrency) as ground:
+            results |= measure(ground, _named(HUGE_ONES, CONTESTANTS), [HUGE], 1)
+    ratios = compare(results)
+    print("", table(results), "", *(f"{name}: {value:.2f}" for name, value in ratios.items()), sep="\n")
+    for (name, projects), result in results.items():
+        if result.busiest > BUSY:
+            print(f"The gateway was the bottleneck of {name} with {projects:,} projects.")
+    if options.only is None:
+        write(about, results, ratios)
+
+
+def _named(only: str | None, contestants: Sequence[Contestant]) -> list[Contestant]:
+    return [each for each in contestants if only is None or each.name in only.split(",")]
+
+
+def measure(ground: Ground, contestants: Sequence[Contestant], sizes: Sequence[int], rounds: int) -> Results:
+    """The median of each contestant at each size. They take turns."""
+    runs: dict[tuple[str, int], list[Result]] = {}
+    for number, projects, contestant in product(range(rounds), sizes, contestants):
+        if projects <= contestant.most and number < contestant.rounds:
+            result = ground.run(contestant, projects)
+            runs.setdefault((contestant.name, projects), []).append(result)
+            print(f"{contestant.name}, {projects:,} projects: {result.seconds:.2f} s", file=sys.stderr, flush=True)
+    return {which: median(each) for which, each in runs.items()}
+
+
+def compare(results: Results) -> dict[str, float]:
+    """What the bars are about, as far as it was measured."""
+    found = {}
+    for (name, projects), result in results.items():
+        if name in {"running", "temporary"} and (floor := results.get(("floor", projects))):
+            found[f"{name} / floor, {projects:,} projects"] = result.seconds / floor.seconds
+        if name == "first" and (ours := results.get(("running", projects))):
+            found[f"first / running, {projects:,} projects"] = result.seconds / ours.seconds
+    few, many = results.get(("running", 1000)), results.get(("running", 10_000))
+    if few and many:
+        found["cost of a project, 10,000 / 1,000"] = many.seconds / few.seconds / 10
+        found["memory a project, kB"] = (many.peak_mb - few.peak_mb) * 1024 / 9000
+    return found
+
+
+def table(results: Results) -> str:
+    """In Markdown, sorted by size and wall time."""
+    header = ("projects", "", "wall", "CPU", "CPU of the server", "peak memory", "requests", "task runs")
+    rows = [
+        (
+            f"{projects:,}",
+            LABELS[name],
+            f"{result.seconds:.2f} s",
+            f"{result.cpu:.1f} s",
+            "" if result.server_cpu is None else f"{result.server_cpu:.1f} s",
+            f"{result.peak_mb:.0f} MB",
+            f"{result.requests:,.0f}",
+            "" if result.task_runs is None else f"{result.task_runs:,.0f}",
         )
-        self._stack = stack
-        self._server: Child | None = None
-        self.contestants = contestants(self)
+        for (name, projects), result in sorted(results.items(), key=lambda each: (each[0][1], each[1].seconds))
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ("---",) * len(header), *rows))
 
-    def start_server(self) -> None:
-        home = self.folder / "server"
-        home.mkdir()
-        self._server = self._stack.enter_context(prefect_server(home, self._prefect_port))
 
-    def manifest(self, projects: int) -> Path:
-        path = self.folder / f"{projects}.yaml"
-        if not path.exists():
-            rows = "".join(f"  prj_{number}: {{}}\n" for number in range(projects))
-            path.write_text(f"defaults: {{authType: bearer, authorization: env:NEW_CREDENTIAL}}\nprojects:\n{rows}")
-        return path
+def write(about: Mapping[str, Any], results: Results, ratios: Mapping[str, float]) -> None:
+    runs = [{"contestant": name, "projects": projects} | asdict(each) for (name, projects), each in results.items()]
+    RESULTS.write_text(json.dumps({"about": about, "runs": runs, "ratios": ratios}, indent=2) + "\n")
+    panels = {
+        f"{projects:,} projects": [_bar(which, each) for which, each in results.items() if which[1] == projects]
+        for projects in sorted({projects for _, projects in results if projects not in {FEW, HUGE}})
+    }
+    note = "Wall time of a whole run; {cores} cores, {latencyMs:g} ms latency, {concurrency} projects at once"
+    PICTURE.write_text(draw(panels, note.format(**about)))
 
-    def environment(self, server: str) -> dict[str, str]:
-        mine = {
-            "DO_NOT_TRACK": "1",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_HOME": str(self.folder / "home"),
-            "JELOU_BASE_URL": self.gateway,
-            "JELOU_API_KEY": "key",
-            "JELOU_CONCURRENCY": str(self.concurrency),
-            "NEW_CREDENTIAL": "the-new-credential",
-        }
-        running = {"PREFECT_API_URL": api_url(self._prefect_port)} if server == "running" else {}
-        return clean_environment() | mine | running
 
-    def run(self, contestant: Contestant, projects: int) -> Result:
-        server = self._server if contestant.server == "running" else None
-        recorded, worked = self._recorded(server), measure.cpu_seconds(server.process.pid) if server else 0.0
-        _ask(f"{self.gateway}/counters")
-        cost = measure.run(contestant.command(projects), self.environment(contestant.server), self.folder)
-        seen = _ask(f"{self.gateway}/counters")
-        if server:
-            self._let_settle(server)
-        return Result(
-            contestant.name,
-            projects,
-            cost,
-            measure.cpu_seconds(server.process.pid) - worked if server else None,
-            self._recorded(server) - recorded if server else None,
-            seen["requests"],
-            seen["busiest"],
-            seen["late_ms"],
-        )
+def _bar(which: tuple[str, int], result: Result) -> Bar:
+    return LABELS[which[0]], result.seconds, which[0] in {"running", "temporary"}
 
-    def _recorded(self, server: Child | None) -> int:
-        return int(_ask(f"{api_url(self._prefect_port)}/task_runs/count", b"{}")) if server else 0
 
-    def _let_settle(self, server: Child) -> None:
-        """The server goes on writing events after the run; that is not to slow down the next one."""
-        deadline = time.monotonic() + SETTLES_WITHIN
-        while time.monotonic() < deadline:
-            before = measure.cpu_seconds(server.process.pid)
-            time.sleep(1)
-            if measure.cpu_seconds(server.process.pid) - before < 0.2:
-                return
+def machine() -> dict[str, Any]:
+    """What the figures depend on; nothing that names this machine."""
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": _cpu(),
+        "system": platform.system(),
+        "Python": platform.python_version(),
+    } | {package: version(package) for package in PACKAGES}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _default_concurrency() -> int:
+    # In another process: what this one has in memory, Linux counts for its children too.
+    code = "from jelou_rotation.settings import Settings; print(Settings.model_fields['concurrency'].default)"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)  # noqa: S603 - our own
+    return int(shown.stdout)
+
+
+def _options() -> argparse.Namespace:
+    names = ", ".join(LABELS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each; the figures are medians; default: 3")
+    parser.add_argument("--sizes", default="100,1000,10000", help="numbers of projects; default: 100,1000,10000")
+    parser.add_argument("--latency-ms", type=float, default=50, help="of the gateway; default: 50")
+    parser.add_argument("--concurrency", type=int, help="projects at once; default: that of jelou-rotation")
+    parser.add_argument("--only", help=f"some of: {names}; then results.json and the picture stay as they are")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"the same as --rounds 1 --sizes 100,1000 --only {QUICK_ONES}"
+    )
+    parser.add_argument("--huge", action="store_true", help=f"also {HUGE:,} projects, at {HUGE_LATENCY_MS} ms")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.sizes, options.only = 1, "100,1000", QUICK_ONES
+    options.concurrency = options.concurrency or _default_concurrency()
+    return options
+
+
+if __name__ == "__main__":
+    main()

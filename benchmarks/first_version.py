@@ -40,7 +40,7 @@ def verify(path: str) -> None:
         raise ValueError("not as wanted")
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=32))
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=32))  # type: ignore[arg-type]  # Prefect's own type is too narrow
 def rotate(url: str, projects: int) -> None:
     paths = [f"{url}/external-support/prj_{number}" for number in range(projects)]
     seen = read.map(paths)

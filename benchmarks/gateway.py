@@ -34,7 +34,8 @@ class Gateway:
         self._answers: dict[bytes, bytes] = {}
         self._fresh = _answer(200, {"webhookUrl": WEBHOOK, "authType": "bearer", "updatedAt": _BEGAN_AT})
         self._refusal = _answer(429, {"code": "too_many_requests"})
-        self._forget()
+        self._requests: Counter[bytes] = Counter()
+        self._late = self._busiest = 0.0
 
     async def serve(self, port: int) -> asyncio.Server:
         loop = asyncio.get_running_loop()
@@ -54,22 +55,17 @@ class Gateway:
     def counters(self) -> bytes:
         requests = {method.decode(): count for method, count in self._requests.items()}
         late = self._late / max(1, sum(requests.values()))
-        found = _answer(200, {"requests": requests, "busiest": round(self._busiest, 3), "late_ms": round(late * 1e3, 2)})
-        self._forget()
-        return found
+        found = {"requests": requests, "busiest": round(self._busiest, 3), "late_ms": round(late * 1000, 2)}
+        self._requests.clear()
+        self._late = self._busiest = 0.0
+        return _answer(200, found)
 
     async def watch_itself(self) -> None:
         """Once a second, without an end."""
         while True:
             began, worked = time.perf_counter(), time.process_time()
             await asyncio.sleep(1)
-            self._busiest = max(
-                self._busiest, (time.process_time() - worked) / (time.perf_counter() - began)
-            )
-
-    def _forget(self) -> None:
-        self._requests: Counter[bytes] = Counter()
-        self._late = self._busiest = 0.0
+            self._busiest = max(self._busiest, (time.process_time() - worked) / (time.perf_counter() - began))
 
     def _admits(self, per_second: float) -> bool:
         now = time.monotonic()
@@ -106,7 +102,8 @@ class _Connection(asyncio.Protocol):
             if len(self._received) < begin + length:
                 return
             body, self._received = self._received[begin : begin + length], self._received[begin + length :]
-            self._take(*head.split(b" ", 2)[:2], body)
+            method, path, _ = head.split(b" ", 2)
+            self._take(method, path, body)
 
     def _take(self, method: bytes, path: bytes, body: bytes) -> None:
         if path == _COUNTERS:

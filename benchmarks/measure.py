@@ -13,9 +13,7 @@ _LAST_LINES = 15
 
 @dataclass(frozen=True)
 class Cost:
-    """
-    `cpu_seconds` is user and system time of the process and its children, `peak_mb` the memory of the largest of them.
-    """
+    """`cpu_seconds` is user and system time of the process and its children, `peak_mb` the largest of them."""
 
     seconds: float
     cpu_seconds: float
@@ -27,7 +25,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], folder: Path) ->
     log = folder / "contestant.log"
     with log.open("wb") as file:
         begin = time.perf_counter()
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=file, stderr=file)
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=file, stderr=file)  # noqa: S603 - our own
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:

@@ -99,7 +99,10 @@ def make_ui() -> Iterator[tuple[Prefect, str, str]]:
 
 @contextmanager
 def light_window() -> Iterator[Page]:
-    flags = ("--disable-gpu", "--disable-background-networking", *(("--no-sandbox",) if os.geteuid() == 0 else ()))
+    # Prefect's UI would call its makers' analytics from the browser.
+    loopback = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    as_root = ("--no-sandbox",) if os.geteuid() == 0 else ()
+    flags = ("--disable-gpu", "--disable-background-networking", loopback, *as_root)
     with (
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags) as browser,

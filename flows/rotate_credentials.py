@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from jelou_rotation.limits import Amount, Limits, RampStep
+from jelou_rotation.parts import Part
 from jelou_rotation.settings import Settings
 from tasks.approval import Approval, approve
 from tasks.lock import one_run_at_a_time
@@ -14,6 +15,7 @@ from tasks.projects import plan_all
 from tasks.ramp import in_steps
 from tasks.reports import last_state, publish_report
 from tasks.runs import Mode, at_work, choose, give_orders, named, open_run, refusals_in_words
+from tasks.shards import check_shards, in_shards, rotate_part
 
 
 @flow(name="rotate-credentials", flow_run_name=named(), persist_result=False)
@@ -34,6 +36,8 @@ async def rotate_credentials(
     leaked: bool = False,
     overwrite_drift: list[str] = [],  # noqa: B006 - as above
     end_overlap: list[str] = [],  # noqa: B006 - as above
+    shards: Annotated[int, Field(ge=1, le=100)] = 1,
+    part: str = "",
 ) -> State[Any]:
     """
     Bring each project's integration in line with the manifest, rotate its credential and verify the result.
@@ -54,24 +58,36 @@ async def rotate_credentials(
         leaked: The credentials are known to others: rotate now, due or not, and keep no overlap.
         overwrite_drift: Projects that may be written over somebody else's change, each a projectId.
         end_overlap: Projects that may be rotated again in the middle of an open overlap, each a projectId.
+        shards: Rotate in so many runs at once, on any workers of the pool; this one waits, and takes a slot as well.
+        part: Set by a run with shards. Leave it empty.
 
     """
     writes = mode is Mode.ROTATE
     asks = writes and approval is Approval.PAUSE
+    splits = writes and shards > 1
     settings = Settings.load()
     limits = Limits(max_changes, max_host_changes, max_downgrades, max_failures)
-    chosen = await choose(settings, manifest, only)
+    mine = Part.parse(part) if part else None
+    chosen = await choose(settings, manifest, only, mine)
     orders = give_orders(chosen, only, leaked=leaked, overwrite_drift=overwrite_drift, end_overlap=end_overlap)
+    if mine:
+        return await rotate_part(settings, mine, chosen, orders, limits)
     failures = limits.failures_allowed(len(chosen.rows))
     async with open_run(settings, chosen.rows, plan_only=not writes, orders=orders, max_failures=failures) as rotation:
+        if splits:
+            check_shards(rotation, ramp, approval, approved_plan)
         try:
             async with at_work(rotation), one_run_at_a_time(writes and not asks):
-                await plan_all(rotation)
+                if not splits or limits.need_plan(chosen.rows):
+                    await plan_all(rotation)
                 if writes:
                     await approve(rotation, limits, approved_plan, approval, approve_above)
                     # A run that waits for a person lets others go on meanwhile.
                     async with one_run_at_a_time(asks):
-                        await in_steps(rotation, ramp, ramp_pause)
+                        if splits:
+                            await in_shards(rotation, chosen, limits, shards)
+                        else:
+                            await in_steps(rotation, ramp, ramp_pause)
         finally:
             # Also when the run is refused, is cancelled or breaks: what was done by then must be known.
             report = await publish_report(rotation, chosen, mode, settings)

@@ -38,6 +38,9 @@ class Audit(Work):
 
     async def plan(self) -> None:
         told = await self._get()
+        if self._store and self._has_moved(told):
+            # A rotation may have been at work on it since this audit began.
+            self.record = (await self._store.read([self.row.project_id])).get(self.row.project_id)
         self._evidence = Evidence.READ_BACK
         self.plan_made = plan_row(self.row, told, rotates=False)
         self._unconfirmed = unconfirmed(told, self.plan_made.wanted)
@@ -49,7 +52,7 @@ class Audit(Work):
         self.ended = self.result(
             min((finding.outcome for finding in findings), key=_GRAVITY.index),
             error="; ".join(finding.sentence for finding in findings),
-            advice=" ".join(dict.fromkeys(finding.advice for finding in findings)),
+            advice=" ".join(finding.advice for finding in findings),
         )
 
     async def apply(self) -> None:
@@ -62,14 +65,17 @@ class Audit(Work):
                 "Jelou has another webhookUrl or authType than the manifest",
                 "Find out who changed it; jelou-rotation rotate brings it in line.",
             )
-        known = self.record.integration if self.record and self.record.step is Step.IDLE else None
-        # Without a credential no run would send anything for it, and so it would be told for ever.
-        if known and self.row.authorization and (contradicts(told, known) or moved(told, known)):
+        if self._has_moved(told):
             yield Finding(
                 Outcome.DRIFTED,
                 "somebody changed the integration since the last run here",
                 "Find out who did, and whether the credential is still ours: a rotation sets it anew.",
             )
+
+    def _has_moved(self, told: Integration) -> bool:
+        """Without a credential no run would send anything for it, and so it would be told for ever."""
+        known = self.record.integration if self.record and self.record.step is Step.IDLE else None
+        return bool(known and self.row.authorization and (contradicts(told, known) or moved(told, known)))
 
     def _overdue(self) -> Iterator[Finding]:
         if not self.row.authorization or not (self._store or self.row.needs_record):

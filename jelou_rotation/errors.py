@@ -83,7 +83,8 @@ class FaultsError(RefusedInput):
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         count = "one fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        super().__init__("\n".join([f"{self.subject}: {count}", *(f"  {fault}" for fault in self.faults)]))
+        # Also read where line breaks are lost, as in the state's message in Prefect's UI.
+        super().__init__(f"{self.subject}: {count}:\n  " + ";\n  ".join(map(str, self.faults)))
 
 
 class SettingsError(FaultsError):
@@ -217,7 +218,7 @@ class KeyRefused(AccessDenied):
 class NotFound(RowTrouble):
     """Jelou knows no integration for this project."""
 
-    advice = "Check the projectId; if it is right, the integration must be created first."
+    advice = "Check the projectId; if it is right, jelou-rotation onboard creates the integration."
 
 
 class Drifted(RowTrouble):

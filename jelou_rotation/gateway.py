@@ -5,11 +5,10 @@ Source: reference pages CREATE, GET, PATCH and REGEN.
 """
 
 import json
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import quote
@@ -34,7 +33,7 @@ from jelou_rotation.errors import (
     Unexpected,
     Unreachable,
 )
-from jelou_rotation.pacing import Pace
+from jelou_rotation.pacing import Pace, Turn
 
 USER_AGENT = f"jelou-rotation/{__version__}"
 
@@ -64,8 +63,8 @@ _MAX_ANSWER_BYTES = 1024 * 1024
 # A longer pause than this is the operator's decision, not ours.
 _MAX_PAUSE_SECONDS = 120.0
 _MAX_PAUSES = 8
-# When Jelou does not say how long; doubled each time.
-_FIRST_PAUSE_SECONDS = 0.25
+# Clocks that differ by no more are the same: the date in a header is cut to whole seconds.
+_SAME_TIME = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,15 +256,13 @@ class Gateway:
         content: bytes | None = None,
         still_allowed: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        for pauses in range(_MAX_PAUSES):
+        for _ in range(_MAX_PAUSES):
             try:
                 return await self._send(method, path, caller or self._caller, content, still_allowed)
             except (Throttled, ServerTrouble) as error:
-                pause = _pause(error, pauses)
-                if pause is None or (method == "POST" and error.may_have_acted):
+                if not _is_pause(error) or (method == "POST" and error.may_have_acted):
                     raise
                 self.counts["pauses"] += 1
-                self._pace.hold(pause)
         return await self._send(method, path, caller or self._caller, content, still_allowed)
 
     async def _send(
@@ -278,17 +275,32 @@ class Gateway:
     ) -> dict[str, Any]:
         headers = caller.header() | ({"Content-Type": "application/json"} if content else {})
         url = f"{self._base_url}/external-support/{path}"
-        await self._pace.turn()
-        if still_allowed:
-            still_allowed()
-        self.counts[method] += 1
-        try:
-            async with self._client.stream(method, url, headers=headers, content=content) as response:
-                return _understand(method, response, await _read(response))
-        except RowTrouble:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever broke, the request may have left; the text may hold it
-            raise _no_answer(method, error) from None
+        with await self._pace.turn() as turn:
+            if still_allowed:
+                still_allowed()
+            self.counts[method] += 1
+            try:
+                async with self._client.stream(method, url, headers=headers, content=content) as response:
+                    _tell(turn, response)
+                    return _understand(method, response, await _read(response))
+            except RowTrouble:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever broke, it may have left; the text may hold it
+                raise _no_answer(method, error) from None
+
+
+def _tell(turn: Turn, response: httpx.Response) -> None:
+    """What this answer says about how fast more may follow."""
+    if response.status_code != 429 and response.status_code < 500:
+        turn.accepted()
+        return
+    pause = _retry_after(response.headers)
+    if pause is not None and pause > _MAX_PAUSE_SECONDS:
+        return
+    if response.status_code == 429:
+        turn.refused(pause)
+    elif pause is not None:
+        turn.overloaded(pause)
 
 
 def _segment(project_id: str) -> str:
@@ -357,23 +369,29 @@ def _retry_after(headers: httpx.Headers) -> float | None:
     given = headers.get("Retry-After", "").strip()
     if given.isascii() and given.isdigit():
         return float(given)
+    until = _date(given)
+    return max(0.0, (until - _their_now(headers)).total_seconds()) if until else None
+
+
+def _their_now(headers: httpx.Headers) -> datetime:
+    """What time it is by the server's clock: ours, unless its own date differs from it."""
+    ours, theirs = datetime.now(UTC), _date(headers.get("Date", ""))
+    return theirs if theirs and abs(theirs - ours) > _SAME_TIME else ours
+
+
+def _date(text: str) -> datetime | None:
     try:
-        return max(0.0, (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds())
+        moment = parsedate_to_datetime(text)
     except (ValueError, TypeError):
         return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _pause(error: Passing, pauses: int) -> float | None:
-    """How long to pause for this answer, or None to give it back to the caller."""
-    wanted = error.retry_after
-    if wanted is None:
-        if not isinstance(error, Throttled):
-            return None
-        wanted = _FIRST_PAUSE_SECONDS * 2**pauses
-    if wanted > _MAX_PAUSE_SECONDS:
-        return None
-    # Jitter on top: never earlier than asked, and not everybody at the same moment.
-    return wanted + random.uniform(0, 0.1 + wanted / 10)  # noqa: S311 - spreads requests, protects nothing
+def _is_pause(error: Passing) -> bool:
+    """Whether the request is sent again when its turn comes, which the pace decides, or given back to the caller."""
+    if error.retry_after is None:
+        return isinstance(error, Throttled)
+    return error.retry_after <= _MAX_PAUSE_SECONDS
 
 
 def _fields(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ from jelou_rotation.outcomes import Evidence, Outcome
 from jelou_rotation.plan import Change, contradicts, moved, plan_row, same_address, unconfirmed
 from jelou_rotation.probe import Answer, Verdict
 from jelou_rotation.records import Record, Step
-from jelou_rotation.row import Probe, Row
+from jelou_rotation.row import AuthType, Probe, Row
 from jelou_rotation.work import Tools, Work, to_its_end
 
 
@@ -43,6 +43,7 @@ class Life(Work):
     def __init__(self, row: Row, tools: Tools, record: Record | None = None) -> None:
         super().__init__(row, tools, record)
         self._echo: Integration | None = None
+        self._verified = Integration()
         self._is_staged = False
         # The integration that this run creates is there.
         self._is_there = False
@@ -55,6 +56,9 @@ class Life(Work):
     async def plan(self) -> None:
         """Read the integration and compare; nothing is written. A row that is not due is not even read."""
         self._require_unparked()
+        if self._is_of_this_run and self.record and self.record.step is Step.IDLE:
+            await self._look_again(self.record)
+            return
         if self._is_settled_by_record():
             self.ended = self.result(Outcome.NOT_DUE)
             return
@@ -65,7 +69,7 @@ class Life(Work):
             self.row,
             seen,
             rotates=self._is_due(seen) if found else self.row.authorization is not None,
-            knows_former=bool(self.record and self.record.current),
+            knows_former=self._knows_former,
             before=self.record.integration if was_sent and self.record else None,
             creates=found is None,
         )
@@ -79,6 +83,23 @@ class Life(Work):
             self._evidence = Evidence.READ_BACK
             self._require_signing_secret()
             self.ended = self.result(Outcome.NOT_DUE if self.row.generates else Outcome.UNCHANGED)
+
+    async def _look_again(self, record: Record) -> None:
+        """An earlier try of this run has rotated it, and it is never rotated twice: due or not, leaked or not."""
+        told, seen = await self._get(), record.integration or Integration()
+        if contradicts(told, Integration(self.row.webhook_url, self.row.auth_type)) or moved(told, seen):
+            raise Drifted("an earlier try of this run rotated it, and then somebody else changed the integration")
+        if self._tools.orders.leaked and record.previous:
+            raise OldStillAccepted("the leaked credential was replaced by an earlier try of this run")
+        self._evidence = Evidence.READ_BACK
+        self._note("rotated by an earlier try of this run, which ended before it could report it")
+        self.ended = self.result(Outcome.ROTATED)
+
+    @property
+    def _is_of_this_run(self) -> bool:
+        """Whether what is pending, or else current, was made by this run."""
+        made_in = self.record.made_in if self.record else None
+        return made_in is not None and made_in == self._tools.run_id and not self._tools.orders.create
 
     async def _find(self) -> Integration | None:
         """The integration; None where there is none and this run may create it."""
@@ -206,7 +227,9 @@ class Life(Work):
 
     async def verify(self) -> None:
         """Look once more at a row that is done: Jelou and the receiver still say what they said. Raises RowTrouble."""
-        await super().verify()
+        told = await self._get()
+        if contradicts(told, self._plan.wanted) or moved(told, self._verified):
+            raise Drifted("verified once, and then somebody else changed the integration")
         current = self.record.current if self.record else None
         if self._plan.rotates and self.row.probing is not Probe.OFF and current:
             verdict, _ = await self._probe(current.value, current.auth_type)
@@ -248,8 +271,7 @@ class Life(Work):
         """Only by order: the row is planned for once more, from what is there now."""
         if self.row.project_id not in self._tools.orders.overwrite_drift:
             raise Drifted("somebody else changed the integration since it was planned, and it was left as it is")
-        knows_former = bool(self.record and self.record.current)
-        self.plan_made = plan_row(self.row, told, rotates=self._plan.rotates, knows_former=knows_former)
+        self.plan_made = plan_row(self.row, told, rotates=self._plan.rotates, knows_former=self._knows_former)
         self._note("somebody else's change was overwritten, as ordered")
 
     async def _settle_former(self) -> None:
@@ -271,8 +293,9 @@ class Life(Work):
         )
         pending = self.record.pending
         if pending and not self._is_staged:
+            is_leaked = leaked and not self._is_of_this_run
             self._is_superseded = pending.auth_type != self.row.auth_type or (
-                leaked if generates else pending.fingerprint != self._store.fingerprint(value)
+                is_leaked if generates else pending.fingerprint != self._store.fingerprint(value)
             )
             if self._is_superseded and self.record.step is Step.STAGED:
                 self.record, self._is_superseded = await self._store.discard(self._lease), False
@@ -363,6 +386,7 @@ class Life(Work):
             raise NotYetVisible("Jelou accepted our PATCH, and GET still shows the former state")
         if _is_earlier(told, echo):
             raise NotYetVisible("Jelou accepted our PATCH, and GET answers from before it (updatedAt)")
+        self._verified = told
         self._unconfirmed = unconfirmed(told, plan.wanted)
         if self.attempts == 1 and _is_earlier(echo, told):
             # One PATCH of ours, and the record is younger than its answer: perhaps somebody wrote after us.
@@ -427,12 +451,14 @@ class Life(Work):
         if not self._store:
             return
         if not self._plan.rotates:
-            self.record = await self._store.observe(self._lease, told)
+            # Where Jelou does not tell the authType, the one that was sent is the one it has.
+            seen = replace(told, auth_type=told.auth_type or self._plan.wanted.auth_type)
+            self.record = await self._store.observe(self._lease, seen)
             return
         keeps_overlap = self.record is not None and self.record.keeps_overlap
         overlap = self.row.overlap_kept if keeps_overlap else timedelta(0)
         until = datetime.now(UTC) + overlap if overlap is not None else None
-        self.record = await self._store.promote(self._lease, told, until)
+        self.record = await self._store.promote(self._lease, told, until, not self._is_superseded)
         if self.record.previous and until is None:
             self.record = await self._store.retire(self._lease)
         try:
@@ -453,6 +479,13 @@ class Life(Work):
                 "Run the row once more for the new one.",
                 counts=False,
             )
+
+    @property
+    def _knows_former(self) -> bool:
+        """Whether our record has the credential that Jelou presents now."""
+        if not self.record or not self.record.current:
+            return False
+        return self.record.integration is None or self.record.integration.auth_type != AuthType.NO_AUTH
 
     @property
     def _is_unsettled(self) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import httpx
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from jelou_rotation.errors import Fault, LimitExceeded, SettingsError
 from jelou_rotation.plan import RowPlan
-from jelou_rotation.row import AuthType
+from jelou_rotation.row import AuthType, Row
 
 _AMOUNT = r"\d{1,6}|(?:100|\d{1,2})%"
 _STEP = rf"{_AMOUNT}|tag:\S+|rest"
@@ -43,6 +43,21 @@ class Limits:
     def failures_allowed(self, total: int) -> int | None:
         """None: any number."""
         return allowed(self.max_failures, total)
+
+    def need_plan(self, rows: Sequence[Row]) -> bool:
+        """Whether a plan of these rows could be above any of them; failures show while it is carried out."""
+        most = (
+            (self.max_changes, len(rows)),
+            (self.max_host_changes, sum(row.webhook_url is not None for row in rows)),
+            (self.max_downgrades, sum(row.auth_type is AuthType.NO_AUTH for row in rows)),
+        )
+        bounds = ((allowed(amount, len(rows)), count) for amount, count in most)
+        return any(bound is not None and count > bound for bound, count in bounds)
+
+    def counted(self, total: int) -> dict[str, str]:
+        """The same limits by name, as numbers where they are shares of so many projects."""
+        amounts = {name: allowed(amount, total) for name, amount in asdict(self).items()}
+        return {name: "" if most is None else str(most) for name, most in amounts.items()}
 
     def check(self, plans: Sequence[RowPlan], total: int, failures: int) -> None:
         """Raises LimitExceeded with every limit that this plan is above. `failures`: rows that could not be planned."""

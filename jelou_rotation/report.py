@@ -352,7 +352,7 @@ def _next_steps(report: Report) -> str:
 
 
 def _timeline(run: RunInfo) -> str:
-    moments = [Moment(run.started_at, "scheduled to start"), *run.timeline, Moment(run.finished_at, "finished")]
+    moments = [Moment(run.started_at, "started"), *run.timeline, Moment(run.finished_at, "finished")]
     rows = [(f"{moment.at.astimezone(UTC):%H:%M:%S}", escape(moment.text)) for moment in moments]
     return table(("UTC", "What happened"), rows)
 

@@ -13,6 +13,7 @@ from jelou_rotation.plan import Change
 
 # A Markdown artifact of several megabytes hangs the Prefect UI for minutes: it stays a summary.
 MOST_ROWS = 500
+MOST_UNFOLDED = 20
 MOST_CHARACTERS = 200_000
 MOST_GROUPS = 100
 MOST_PROJECTS_OF_A_GROUP = 10
@@ -182,7 +183,8 @@ def all_projects(results: Sequence[RowResult], *, plan: bool) -> str:
     rows = _plan_table(results) if plan else _rotation_table(results)
     if len(rows) > MOST_CHARACTERS:
         return elsewhere
-    return f"<details>\n<summary>{counted(len(results), 'project')}</summary>\n\n{rows}\n\n</details>"
+    unfolded = " open" if len(results) <= MOST_UNFOLDED else ""
+    return f"<details{unfolded}>\n<summary>{counted(len(results), 'project')}</summary>\n\n{rows}\n\n</details>"
 
 
 def outcome_image(counts: Mapping[Outcome, int]) -> str:

@@ -21,12 +21,13 @@ from jelou_rotation.errors import (
 )
 from jelou_rotation.gateway import ApiKey, Caller, ClientPair, Gateway
 from jelou_rotation.life import Life
-from jelou_rotation.outcomes import DONE, Moment, RowResult
+from jelou_rotation.outcomes import DONE, Moment, Outcome, RowResult
 from jelou_rotation.pacing import Pace
 from jelou_rotation.plan import RowPlan
 from jelou_rotation.probe import Prober
 from jelou_rotation.records import Store
 from jelou_rotation.references import Handler, Reference, Vault, resolve
+from jelou_rotation.report_markdown import counted
 from jelou_rotation.row import AuthType, Row
 from jelou_rotation.settings import Settings, StoreSettings, as_reference
 from jelou_rotation.work import LEASE_SECONDS, Orders, Publisher, Stop, Tools, Work
@@ -43,7 +44,7 @@ class Rotation:
     more than `max_failures` rows that need attention, or what `stop` was told. `timeline` says what happened when.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run is made of
         self,
         works: Iterable[Work],
         tools: Tools,
@@ -51,6 +52,7 @@ class Rotation:
         plan_only: bool,
         concurrency: int = 32,
         max_failures: int | None = None,
+        holder: str = "",
     ) -> None:
         self.stopped_by: Stop | None = None
         self.timeline: list[Moment] = []
@@ -60,11 +62,16 @@ class Rotation:
         self._slots = asyncio.Semaphore(concurrency)
         self._max_failures = max_failures
         self._failed: set[str] = set()
-        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._elsewhere = (0, 0)
+        self.holder = f"{socket.gethostname()}:{os.getpid()}{holder}"
 
     @property
     def requests(self) -> Mapping[str, int]:
         return dict(self._tools.gateway.counts)
+
+    @property
+    def store(self) -> Store | None:
+        return self._tools.store
 
     @property
     def project_ids(self) -> list[str]:
@@ -103,11 +110,34 @@ class Rotation:
         for work in self._chosen(project_ids):
             if work.trouble:
                 self._fail(work, work.trouble)
-        self._stop_at_failures()
+                if work.is_ready:
+                    self._stop_at_failures()
 
     def stop(self, reason: str, advice: str) -> None:
         """Begin no further row; those that have begun go on to their end."""
         self.stopped_by = self.stopped_by or Stop(reason, advice, is_final=False)
+
+    def hear(self, done: int, failures: int) -> None:
+        """So many steps are done, and so many rows need attention, in other processes that work for this run."""
+        self._elsewhere = (done, failures)
+        self._stop_at_failures()
+
+    def settle(self, results: Iterable[RowResult], requests: Mapping[str, int]) -> None:
+        """How rows ended in another process, and what it sent."""
+        self._tools.gateway.counts.update(requests)
+        for result in results:
+            self._works[result.project_id].ended = result
+            if result.outcome.is_as_wanted:
+                self._failed.discard(result.project_id)
+            else:
+                self._failed.add(result.project_id)
+
+    def lose(self, project_ids: Sequence[str], reason: str, *, had_begun: bool) -> None:
+        """The process that was to work on these never said how they ended."""
+        outcome = Outcome.UNKNOWN if had_begun else Outcome.NOT_STARTED
+        advice = Passing.advice if had_begun else "Run the rows again."
+        lost = [work for work in self._chosen(project_ids) if not work.ended]
+        self.settle([work.result(outcome, error=reason, advice=advice) for work in lost], {})
 
     def note(self, text: str) -> None:
         """Put a moment on the time line."""
@@ -136,7 +166,7 @@ class Rotation:
     @property
     def failures(self) -> int:
         """How many rows ended and need attention."""
-        return len(self._failed)
+        return max(len(self._failed), self._elsewhere[1])
 
     def failed_among(self, project_ids: Sequence[str]) -> int:
         """How many of these ended and need attention."""
@@ -150,7 +180,7 @@ class Rotation:
         """How many steps of how many are behind us: one a row to plan, one more to apply."""
         steps = 1 if self._plan_only else max((len(work.steps) for work in self._works.values()), default=1)
         done = sum(steps if work.ended else 1 if work.plan_made else 0 for work in self._works.values())
-        return done, steps * len(self._works)
+        return max(done, self._elsewhere[0]), steps * len(self._works)
 
     @asynccontextmanager
     async def kept_leases(self) -> AsyncIterator[None]:
@@ -200,11 +230,14 @@ class Rotation:
 
     async def _hold(self, works: Sequence[Work]) -> None:
         """Take these records for this run, and read them again: another run may have been there since the plan."""
-        if not self._tools.store or not works or self.stopped_by:
+        if self.stopped_by:
+            # What has met another run is tried again to its end, like all that has begun.
+            works = [work for work in works if work.trouble]
+        if not self._tools.store or not works:
             return
         by_id = {work.row.project_id: work for work in works}
         try:
-            leases = await self._tools.store.take(by_id, self._holder, self._tools.run_id, LEASE_SECONDS)
+            leases = await self._tools.store.take(by_id, self.holder, self._tools.run_id, LEASE_SECONDS)
             unreadable: dict[str, Unreadable] = {}
             records = await self._tools.store.read(leases, unreadable)
         except RowTrouble as trouble:
@@ -253,8 +286,9 @@ class Rotation:
 
     def _stop_at_failures(self) -> None:
         if self._max_failures is not None and self.failures > self._max_failures:
+            need = "needs" if self.failures == 1 else "need"
             self.stop(
-                f"{self.failures:,} projects need attention, max_failures allows {self._max_failures:,}",
+                f"{counted(self.failures, 'project')} {need} attention, max_failures allows {self._max_failures:,}",
                 "Mend what the report names, then run the rows again.",
             )
 
@@ -292,12 +326,14 @@ async def open_rotation(  # noqa: PLR0913 - what a run is made of
     kind: type[Work] = Life,
     max_failures: int | None = None,
     concurrency: int | None = None,
+    holder: str = "",
 ) -> AsyncIterator[Rotation]:
     """
     A rotation that is ready to begin: every reference resolved, the store and the client open.
 
     `handlers` read the values behind references, by scheme; `publish` writes what `publishTo` names; `kind` is what is
-    done with each row; `concurrency` is that of the settings unless given. Raises RefusedInput before anything is sent.
+    done with each row; `concurrency` is that of the settings unless given; `holder` tells this process from others of
+    the same run. Raises RefusedInput before anything is sent.
     """
     wanted = wanted_references(settings, rows)
     vault = await resolve(wanted, handlers)
@@ -320,6 +356,7 @@ async def open_rotation(  # noqa: PLR0913 - what a run is made of
             plan_only=plan_only,
             concurrency=concurrency or settings.concurrency,
             max_failures=max_failures,
+            holder=holder,
         )
         async with rotation.kept_leases():
             yield rotation

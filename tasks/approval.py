@@ -9,6 +9,7 @@ from typing import Any
 from prefect.artifacts import Artifact, acreate_table_artifact
 from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
+from prefect.logging import get_run_logger
 from pydantic import Field
 
 from jelou_rotation.approval import differences, plan_hash, plan_table
@@ -86,10 +87,13 @@ async def _ask(rotation: Rotation) -> None:
     page = (
         f"**{counted(count, 'project')} would change** (plan `{name}`, in the artifact `{PLAN_KEY}-{name}`).\n\n"
         f"{plan_table(rotation.planned_rows())}\n\n"
-        f"To go on, type how many projects would change. Without an answer within"
-        f" {APPROVAL_SECONDS // 60} minutes nothing is applied."
+        f"To go on, type how many projects would change. To refuse, close this and cancel the run."
+        f" Without an answer within {APPROVAL_SECONDS // 60} minutes nothing is applied."
     )
     rotation.note(f"paused for approval of plan {name}")
+    get_run_logger().info(
+        "Waiting for approval: open the menu ⋮ at the top right, Resume, type the number of projects."
+    )
     try:
         async with asyncio.timeout(APPROVAL_SECONDS):
             # Prefect's own timeout is later, because it would end the run in words of its own.

@@ -9,6 +9,7 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.concurrency.asyncio import (
     ConcurrencySlotAcquisitionError,
@@ -16,16 +17,19 @@ from prefect.concurrency.asyncio import (
 )
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.logging import get_run_logger
 
 from jelou_rotation.errors import Busy, Fault, SettingsError
 
 LOCK = "jelou-rotation"
 WAIT_SECONDS = 5
+# What a killed run goes on holding the lock for; Prefect takes no less. It renews after three quarters, so a server
+# that restarts at the worst moment may give the lock away. The leases of the records keep the runs apart even then.
+LEASE_SECONDS = 60
+# Prefect frees what has run out a little later.
+_SWEEP_SECONDS = 30
 _PAUSE_SECONDS = 0.5
 _LOCKED = 423
-# What a killed run goes on holding the lock for. Prefect takes no less than 60. It renews after three quarters, so a
-# server may be away for half a minute even when it restarts at the worst moment.
-LEASE_SECONDS = 120
 _MEND = f"prefect global-concurrency-limit update {LOCK} --limit 1 --enable --slot-decay-per-second 0"
 _FREE = f"prefect global-concurrency-limit update {LOCK} --active-slots 0"
 
@@ -75,12 +79,16 @@ async def _take(held: AsyncExitStack) -> None:
     Ask again and again: Prefect itself would wait, after one refusal, as long as the lock is usually held.
 
     The time counts only from refusal to refusal: a server that is slow to answer has not refused anything (measured:
-    ten seconds and more on SQLite, right after 200 task runs).
+    ten seconds and more on SQLite, right after 200 task runs). A run that was killed is waited for: its lease runs out.
     """
-    given_up_at = monotonic() + WAIT_SECONDS
+    began, patience = monotonic(), WAIT_SECONDS
     while not await _taken(held):
-        if monotonic() > given_up_at:
-            raise Busy(await _who_is_at_work())
+        if monotonic() - began > patience:
+            holder = await _holder()
+            if patience > WAIT_SECONDS or not holder or not holder.state or not holder.state.is_final():
+                raise Busy(_busy(holder))
+            get_run_logger().warning("The run %r died with the lock; it comes free within a minute", holder.name)
+            patience = LEASE_SECONDS + _SWEEP_SECONDS
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
@@ -104,27 +112,26 @@ async def _taken(held: AsyncExitStack) -> bool:
     return True
 
 
-async def _who_is_at_work() -> str:
-    async with get_client() as client:
-        holder = await _holder(client)
+def _busy(holder: FlowRun | None) -> str:
+    name = f"The run {holder.name!r} ({holder.state_name})" if holder else "Another run"
     return (
-        f"{holder} is at work, and only one run may write at a time. Wait for it, then start this one again. A run that"
-        f" was killed frees the lock within {LEASE_SECONDS // 60 + 1} minutes;"
-        f" should it stay taken while no run is at work: {_FREE}"
+        f"{name} is at work, and only one run may write at a time. Wait for it, then start this one again. A run that"
+        f" was killed frees the lock within two minutes; should it stay taken while no run is at work: {_FREE}"
     )
 
 
-async def _holder(client: PrefectClient) -> str:
-    """`The run 'rotate customers.yaml' (Running)`. The server tells it in its events only, and those come late."""
-    lock = await client.read_global_concurrency_limit_by_name(LOCK)
-    last_taken = EventFilter(
-        event=EventNameFilter(prefix=["prefect.concurrency-limit."]),
-        resource=EventResourceFilter(id=[f"prefect.concurrency-limit.{lock.id}"]),
-    )
-    for event in (await client.read_events(last_taken, limit=1)).events:
-        run = event.resource_in_role.get("flow-run")
-        if run and event.event.endswith(".acquired"):
-            this_one = FlowRunFilterId(any_=[UUID(run.id.removeprefix("prefect.flow-run."))])
-            for found in await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=this_one)):
-                return f"The run {found.name!r} ({found.state_name})"
-    return "Another run"
+async def _holder() -> FlowRun | None:
+    """The run that took the lock last; the server tells it in its events only, and those come late."""
+    async with get_client() as client:
+        lock = await client.read_global_concurrency_limit_by_name(LOCK)
+        last_taken = EventFilter(
+            event=EventNameFilter(prefix=["prefect.concurrency-limit."]),
+            resource=EventResourceFilter(id=[f"prefect.concurrency-limit.{lock.id}"]),
+        )
+        for event in (await client.read_events(last_taken, limit=1)).events:
+            run = event.resource_in_role.get("flow-run")
+            if run and event.event.endswith(".acquired"):
+                this_one = FlowRunFilterId(any_=[UUID(run.id.removeprefix("prefect.flow-run."))])
+                found = await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=this_one))
+                return found[0] if found else None
+    return None

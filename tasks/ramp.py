@@ -17,7 +17,7 @@ async def in_steps(rotation: Rotation, ramp: Sequence[str], pause_minutes: float
     """
     first, *others = ramp_steps(ramp, rotation.to_apply(), rotation.tagged) or [[]]
     steps = 1 + len(others)
-    await _rotate(rotation, first, f"step 1 of {steps}")
+    await _rotate(rotation, first, f", step 1 of {steps}" if others else "")
     _require_canaries(rotation, first)
     for number, projects in enumerate(others, 2):
         if rotation.stopped_by:
@@ -27,7 +27,7 @@ async def in_steps(rotation: Rotation, ramp: Sequence[str], pause_minutes: float
         rotation.note(f"looking at the first {counted(len(first), 'project')} once more")
         await in_batches(verify_projects, rotation, first)
         _require_canaries(rotation, first)
-        await _rotate(rotation, projects, f"step {number} of {steps}")
+        await _rotate(rotation, projects, f", step {number} of {steps}")
 
 
 async def _wait(minutes: float) -> None:
@@ -36,7 +36,7 @@ async def _wait(minutes: float) -> None:
 
 async def _rotate(rotation: Rotation, projects: Sequence[str], step: str) -> None:
     if projects and not rotation.stopped_by:
-        rotation.note(f"rotating {counted(len(projects), 'project')}, {step}")
+        rotation.note(f"rotating {counted(len(projects), 'project')}{step}")
         await in_batches(rotate_projects, rotation, projects)
 
 

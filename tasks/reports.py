@@ -8,6 +8,7 @@ from uuid import UUID
 from prefect import runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import State
+from prefect.context import get_run_context
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Completed, Failed
@@ -43,7 +44,7 @@ async def publish_report(rotation: Rotation, manifest: Manifest, mode: str, sett
         mode=mode,
         manifest=manifest.name,
         manifest_sha256=manifest.sha256,
-        started_at=runtime.flow_run.scheduled_start_time,
+        started_at=get_run_context().start_time,
         finished_at=datetime.now(UTC),
         version=__version__,
         plan=plan,

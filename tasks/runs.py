@@ -15,6 +15,7 @@ from prefect.states import Cancelled, Failed
 from jelou_rotation.errors import Busy, Fault, RefusedInput, SettingsError
 from jelou_rotation.life import Life
 from jelou_rotation.manifest import Manifest, display_name, load
+from jelou_rotation.parts import Part
 from jelou_rotation.references import local_handlers
 from jelou_rotation.report_markdown import counted
 from jelou_rotation.rotation import NO_ORDERS, Rotation, open_rotation
@@ -51,13 +52,14 @@ def named(verb: str | None = None) -> Callable[[], str]:
     return name
 
 
-async def choose(settings: Settings, manifest: str, only: Sequence[str]) -> Manifest:
-    """The projects of this run, whose number it then has in its name. Raises ManifestError."""
+async def choose(settings: Settings, manifest: str, only: Sequence[str], part: Part | None = None) -> Manifest:
+    """The projects of this run. Their number, or that of its part, it then has in its name. Raises ManifestError."""
     whole = await asyncio.to_thread(load, manifest, allow_private_hosts=settings.allow_private_hosts)
     chosen = whole.select(only)
+    worked_on = part.of(chosen) if part else chosen
     async with get_client() as client:
-        name = f"{runtime.flow_run.name}, {counted(len(chosen.rows), 'project')}"
-        await client.update_flow_run(runtime.flow_run.id, name=name)
+        name = f"{runtime.flow_run.name}, {counted(len(worked_on.rows), 'project')}"
+        await client.update_flow_run(runtime.flow_run.id, name=f"{name}, {part.name}" if part else name)
     return chosen
 
 
@@ -115,18 +117,20 @@ def open_run(  # noqa: PLR0913 - what a run is made of
     kind: type[Work] = Life,
     max_failures: int | None = None,
     concurrency: int | None = None,
+    part: Part | None = None,
 ) -> AbstractAsyncContextManager[Rotation]:
-    """A rotation that reads and writes Prefect's blocks and is known in the records by this flow run."""
+    """A rotation that reads and writes Prefect's blocks; the records know it by its run, that of all its parts."""
     handlers = local_handlers(allow_readable_files=settings.allow_readable_files) | {"block": read_secret_block}
     return open_rotation(
         settings,
         rows,
         handlers,
         plan_only=plan_only,
-        run_id=str(runtime.flow_run.id),
+        run_id=part.run_id if part else str(runtime.flow_run.id),
         publish=write_secret_block,
         orders=orders,
         kind=kind,
         max_failures=max_failures,
         concurrency=concurrency,
+        holder=part.holder if part else "",
     )

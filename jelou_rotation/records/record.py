@@ -68,13 +68,14 @@ class Record:
     """
     What is durably known of one project.
 
-    `current` is what Jelou was last seen to take, None before the first time; `previous` what the receiver should
-    still accept until `overlap_until`, when it may be retired. `accepted_before` tells whether the receiver accepted
+    `current` is what Jelou was last seen to take, None before the first time; `previous` what the receiver should still
+    accept until `overlap_until`, when it may be retired. `accepted_before` tells whether the receiver accepted
     `current` before the PATCH was sent, None when nobody asked. `keeps_overlap` is false where the pending value
-    replaces a leaked one; `handed_over` tells whether the receiver was told of the record as it is. `failures` counts
-    those in a row; a parked project waits for a person. `signing_asked` is true from before Jelou is asked to make a
-    signing secret until that secret is durable: where there is an integration then, its secret was lost, and
-    `signing` is a former one. `holder`, `run_id` and `held_until` tell who took it last and has not given it back.
+    replaces a leaked one; `handed_over` tells whether the receiver was told of the record as it is. `made_in` is the
+    run that made the pending value, or brought in the current one as what it wanted. `failures` counts those in a row;
+    a parked project waits for a person. `signing_asked` is true from before Jelou is asked to make a signing secret
+    until that secret is durable: where there is an integration then, its secret was lost, and `signing` is a former
+    one. `holder`, `run_id` and `held_until` tell who took it last and has not given it back.
     """
 
     project_id: str
@@ -86,6 +87,7 @@ class Record:
     accepted_before: bool | None
     keeps_overlap: bool
     handed_over: bool
+    made_in: str | None
     integration: Integration | None
     failures: int
     parked: bool
@@ -119,6 +121,7 @@ def record_of(row: Row, cipher: Cipher) -> Record:
         accepted_before=row["accepted_before"],
         keeps_overlap=row["keeps_overlap"],
         handed_over=row["handed_over"],
+        made_in=row["made_in"],
         integration=integration_of(row, cipher),
         failures=row["failures"],
         parked=row["parked"],

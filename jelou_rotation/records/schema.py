@@ -56,6 +56,7 @@ records = Table(
     Column("accepted_before", Boolean()),
     Column("keeps_overlap", Boolean(), nullable=False),
     Column("handed_over", Boolean(), nullable=False),
+    Column("made_in", Text()),
     # Sealed as a credential is: the query of a webhook's address may hold a token.
     Column("integration", Text()),
     Column("failures", Integer(), nullable=False),
@@ -92,6 +93,22 @@ history = Table(
     Column("holder", Text(), nullable=False),
     Column("fence", BigInteger(), nullable=False),
     Index("jelou_history_project", "project_id", "id"),
+)
+
+# Part 0 is the run itself.
+parts = Table(
+    "jelou_parts",
+    metadata,
+    Column("run_id", String(40), primary_key=True),
+    Column("part", Integer(), primary_key=True),
+    Column("attempt", Integer(), nullable=False),
+    Column("beat_at", Moment()),
+    Column("holder", Text()),
+    Column("done", Integer(), nullable=False),
+    Column("failures", Integer(), nullable=False),
+    Column("requests", Text()),
+    Column("stop", Text()),
+    Column("report", Text()),
 )
 
 meta = Table("jelou_meta", metadata, Column("name", String(40), primary_key=True), Column("value", Text()))

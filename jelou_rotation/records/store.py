@@ -18,6 +18,7 @@ from jelou_rotation.gateway import Integration
 from jelou_rotation.records import transitions
 from jelou_rotation.records.cipher import Cipher, fingerprint
 from jelou_rotation.records.database import WRITES, make_engine, migrate, opening, parse_url, using
+from jelou_rotation.records.parts import Parts
 from jelou_rotation.records.record import (
     Lease,
     Record,
@@ -83,6 +84,15 @@ class Store:
         """Whether there is something to open; a server is taken to have its store. Raises StoreError."""
         parsed = parse_url(url)
         return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several machines can have it."""
+        return self._engine.dialect.name != "sqlite"
+
+    def parts(self, run_id: str) -> Parts:
+        """Where the parts of this run meet."""
+        return Parts(self._writer, run_id)
 
     def fingerprint(self, value: SecretStr) -> str:
         """As in `Credential.fingerprint`: tells whether two values are the same."""
@@ -150,7 +160,7 @@ class Store:
             "stage",
             lease,
             steps,
-            lambda row: transitions.staged(row, credential, keeps_overlap=keeps_overlap),
+            lambda row: transitions.staged(row, credential, lease.run_id, keeps_overlap=keeps_overlap),
             mark if exclusive else None,
         )
         return await self._writer.commit(move)
@@ -173,10 +183,16 @@ class Store:
             )
         )
 
-    async def promote(self, lease: Lease, integration: Integration, overlap_until: datetime | None) -> Record:
-        """The pending value is the current one now; the former one stays as `previous` until it is retired."""
-        seen = self._sealed(lease, integration)
-        move = Move("promote", lease, (Step.SENT,), lambda row: transitions.promoted(row, seen, overlap_until))
+    async def promote(
+        self, lease: Lease, integration: Integration, overlap_until: datetime | None, is_wanted: bool = True
+    ) -> Record:
+        """
+        The pending value is the current one now; the former one stays as `previous` until it is retired.
+
+        Not `is_wanted`: an earlier run made the value, and this one only finishes it before it makes another.
+        """
+        seen, run_id = self._sealed(lease, integration), lease.run_id if is_wanted else ""
+        move = Move("promote", lease, (Step.SENT,), lambda row: transitions.promoted(row, seen, overlap_until, run_id))
         return await self._writer.commit(move)
 
     async def begin_rollback(self, lease: Lease) -> Record:

@@ -98,7 +98,7 @@ def check_lease(lease: Lease, row: Row, now: datetime) -> None:
         raise LeaseLost(f"{lease.project_id}: the lease ran out at {row['lease_until']:%Y-%m-%d %H:%M:%S} UTC")
 
 
-def staged(row: Row, credential: Columns, *, keeps_overlap: bool) -> Columns:
+def staged(row: Row, credential: Columns, run_id: str, *, keeps_overlap: bool) -> Columns:
     """A retry finds the value that is pending already: there is never a second one. A leak is not forgotten."""
     if row["step"] != Step.IDLE:
         return {"keeps_overlap": False} if row["keeps_overlap"] and not keeps_overlap else {}
@@ -108,6 +108,7 @@ def staged(row: Row, credential: Columns, *, keeps_overlap: bool) -> Columns:
         "accepted_before": None,
         "keeps_overlap": keeps_overlap,
         "made": row["made"] + 1,
+        "made_in": run_id or None,
         **pending,
     }
 
@@ -119,7 +120,7 @@ def sent(row: Row, accepted_before: bool | None) -> Columns:
     return {"step": Step.SENT, "accepted_before": accepted_before}
 
 
-def promoted(row: Row, integration: str, overlap_until: datetime | None) -> Columns:
+def promoted(row: Row, integration: str, overlap_until: datetime | None, run_id: str) -> Columns:
     """The same value sent once more replaces nothing: what was the previous one stays."""
     is_same = row["pending_fingerprint"] == row["current_fingerprint"]
     replaced = {**_moved(row, "current", "previous"), "overlap_until": overlap_until if row["current_value"] else None}
@@ -131,6 +132,7 @@ def promoted(row: Row, integration: str, overlap_until: datetime | None) -> Colu
         "integration": integration,
         "failures": 0,
         "handed_over": False,
+        "made_in": run_id or None,
     }
 
 
@@ -141,11 +143,17 @@ def rolling_back(row: Row) -> Columns:
 
 
 def rolled_back(integration: str) -> Columns:
-    return {"step": Step.IDLE, **_emptied("pending"), "integration": integration, "handed_over": False}
+    return {
+        "step": Step.IDLE,
+        **_emptied("pending"),
+        "integration": integration,
+        "handed_over": False,
+        "made_in": None,
+    }
 
 
 def discarded(_row: Row) -> Columns:
-    return {"step": Step.IDLE, **_emptied("pending")}
+    return {"step": Step.IDLE, **_emptied("pending"), "made_in": None}
 
 
 def retired(row: Row) -> Columns:

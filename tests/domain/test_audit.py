@@ -304,7 +304,9 @@ async def test_a_receiver_that_did_not_refuse_a_random_credential_is_no_proof(si
     assert (result.outcome, result.evidence) == (Outcome.UNCHANGED, Evidence.READ_BACK)
 
 
-@pytest.mark.parametrize("settings", [{"probe": "off"}, {"authType": "no_auth", "authorization": None}])
+@pytest.mark.parametrize(
+    "settings", [{"probe": "off"}, {"authType": "no_auth", "authorization": None, "probe": "required"}]
+)
 async def test_a_receiver_that_has_no_credential_of_ours_to_refuse_is_not_asked(simulator, receiver, project, settings):
     await rotated(receiver)
     if "authType" in settings:

@@ -243,22 +243,53 @@ async def test_a_pause_asked_for_is_taken_and_the_request_sent_again(throttled):
     assert len({request.content for request in server.requests}) == 1
 
 
-async def test_a_pause_holds_back_every_request():
-    held = []
+class Turns:
+    """A pace that makes nobody wait and notes what it was told."""
 
-    class Pace:
-        async def turn(self):
-            pass
+    def __init__(self):
+        self.told = []
 
-        def hold(self, seconds):
-            held.append(seconds)
+    async def turn(self):
+        return self
 
-    server = Server(answer(429, Retry_After="7"), answer(429), answer(429), answer())
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def accepted(self):
+        self.told.append("accepted")
+
+    def refused(self, retry_after):
+        self.told.append(("refused", retry_after))
+
+    def overloaded(self, retry_after):
+        self.told.append(("overloaded", retry_after))
+
+
+async def test_the_pace_is_told_what_every_answer_says_about_it():
+    told_nothing = [httpx.ConnectError("no"), answer(500), answer(429, Retry_After="121")]
+    telling = [answer(429, Retry_After="7"), answer(429), answer(503, Retry_After="2"), answer(404)]
+    server = Server(*told_nothing, *telling)
     async with server.gateway() as gateway:
-        gateway._pace = Pace()
+        gateway._pace = pace = Turns()
+        for _ in range(4):
+            with pytest.raises(errors.RowTrouble):
+                await gateway.get("prj_1")
+
+    assert pace.told == [("refused", 7), ("refused", None), ("overloaded", 2), "accepted"]
+
+
+async def test_a_date_to_wait_for_is_read_by_the_clock_of_the_server_that_gave_it():
+    theirs = datetime.now(UTC) - timedelta(hours=3)
+    later = format_datetime(theirs + timedelta(seconds=30))
+    server = Server(answer(429, Retry_After=later, Date=format_datetime(theirs)), answer())
+    async with server.gateway() as gateway:
+        gateway._pace = pace = Turns()
         await gateway.get("prj_1")
 
-    assert all(asked <= pause <= asked * 1.1 + 0.1 for asked, pause in zip([7, 0.5, 1], held, strict=True))
+    assert pace.told == [("refused", 30), "accepted"]
 
 
 @pytest.mark.parametrize("retry_after", ["3600", format_datetime(datetime.now(UTC) + timedelta(days=1))])

@@ -809,9 +809,10 @@ async def test_a_patch_does_not_leave_when_the_lease_ran_out_while_it_waited(sim
         turn = rotation._tools.gateway._pace.turn
 
         async def long_turn():
-            await turn()
+            leaves = await turn()
             if simulator.requests_by_method["GET"] > 1:
                 rotation._works["prj-1"]._holds_until = 0.0
+            return leaves
 
         rotation._tools.gateway._pace.turn = long_turn
         await rotation.apply(["prj-1"])

@@ -546,9 +546,10 @@ async def test_a_run_that_was_replaced_creates_nothing(simulator, receiver):
         turn = rotation._tools.gateway._pace.turn
 
         async def long_turn():
-            await turn()
+            leaves = await turn()
             if simulator.requests_by_method["GET"] > 1:
                 rotation._works["prj-1"]._holds_until = 0.0
+            return leaves
 
         rotation._tools.gateway._pace.turn = long_turn
         await again(rotation, rotation.apply, ["prj-1"])

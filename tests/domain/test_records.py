@@ -788,7 +788,11 @@ async def test_a_wrong_key_is_refused_by_name_and_changes_nothing(store_url, key
         assert await raw(store) == before
 
 
-@pytest.mark.parametrize("keys", ["", " , ", "canary", f"{new_key()},canary", f"{new_key()}canary", "cañary"])
+@pytest.mark.parametrize(
+    "keys",
+    ["", " , ", "canary", f"{new_key()},canary", f"{new_key()}canary", "cañary"],
+    ids=["nothing", "blanks", "word", "key and word", "key with a tail", "not ASCII"],
+)
 def test_what_is_no_key_is_refused_without_repeating_it(keys):
     with pytest.raises(StoreError, match=r"^JELOU_STORE_KEY: expected") as caught:
         Cipher(SecretStr(keys))

@@ -115,9 +115,9 @@ async def test_every_missing_reference_is_named_with_who_asks_and_no_value(monke
         await resolve(wanted, local_handlers())
 
     assert str(caught.value).splitlines() == [
-        "references: 3 faults",
-        "  env:ABSENT, authorization of prj_2: this environment variable is not set",
-        f"  file:{tmp_path}, apiKey of prj_3: cannot be read ({os.strerror(21)})",
+        "references: 3 faults:",
+        "  env:ABSENT, authorization of prj_2: this environment variable is not set;",
+        f"  file:{tmp_path}, apiKey of prj_3: cannot be read ({os.strerror(21)});",
         f"  file:{tmp_path}/absent, JELOU_API_KEY: cannot be read ({os.strerror(2)})",
     ]
     assert "canary" not in str(caught.value)

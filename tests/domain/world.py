@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -71,14 +72,14 @@ def generated(project_id="prj-1", **settings):
     return row(project_id, **given | {"publishTo": f"block:secret/{project_id}"} | settings)
 
 
-def opened(receiver, *rows, kind=Life, plan_only=False, max_failures=None, run_id="", concurrency=None, **orders):
+def opened(receiver, *rows, kind=Life, plan_only=False, max_failures=None, run_id=None, concurrency=None, **orders):
     return open_rotation(
         Settings.load(),
         rows,
         local_handlers(),
         plan_only=plan_only,
         publish=receiver.publish,
-        run_id=run_id,
+        run_id=run_id or str(uuid4()),
         orders=Orders(**orders),
         kind=kind,
         max_failures=max_failures,

@@ -19,7 +19,7 @@ from jelou_rotation.simulator import Simulator
 
 REPOSITORY = Path(__file__).parents[2]
 POOL = "jelou-rotation"
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 T = TypeVar("T")

@@ -143,7 +143,9 @@ def test_deploying_again_changes_nothing(prefect):
     prefect.deploy()
 
     assert deployed() == before
-    assert len(before[0]) == 6
+    found = prefect.post("/deployments/filter")
+    assert {each["name"] for each in found if each["schedules"]} == {"rotate-scheduled", "close-overlaps", "audit-daily"}
+    assert len(found) == 6
 
 
 def test_the_server_stores_no_secret_of_a_worker(prefect, simulator, known):

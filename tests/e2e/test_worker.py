@@ -74,13 +74,6 @@ def test_a_worker_rotates_and_its_report_is_in_the_ui(prefect: Prefect, projects
     assert state["message"] in prefect.report_artifact(run_id)
 
 
-def test_all_deployments_are_registered_and_only_two_are_scheduled(prefect: Prefect):
-    found = prefect.post("/deployments/filter")
-
-    scheduled = {deployment["name"]: len(deployment["schedules"]) for deployment in found}
-    assert scheduled == {"rotate-scheduled": 1, "close-overlaps": 1, "onboard-bulk": 0, "rotate-manual": 0}
-
-
 def test_a_cancelled_run_stops_writing_and_reports_what_was_done(prefect: Prefect, projects, second_patch_hangs):
     run_id = prefect.start(MANIFEST)
     eventually(lambda: patches_received(projects) == 2)
@@ -91,7 +84,7 @@ def test_a_cancelled_run_stops_writing_and_reports_what_was_done(prefect: Prefec
     state = prefect.end_of(run_id)
 
     assert refusal["name"] == "Cancelled"
-    assert refusal["message"] == "Deployment concurrency limit reached."
+    assert "is at work, and only one run may write at a time" in refusal["message"]
     assert state["name"] == "Cancelled"
     outcomes = {row["projectId"]: row["outcome"] for row in prefect.report(run_id)["projects"]}
     assert sorted(outcomes.values()) == ["not_started", "rotated", "unknown"]

@@ -139,8 +139,8 @@ async def test_bad_input_is_refused_in_the_states_message_with_nothing_sent_and_
 
     assert state.is_failed()
     assert state.message == (
-        "Refused, nothing was sent. manifest: 2 faults\n"
-        "  pasted text, line 2, webhookUrl: expected an https:// URL\n"
+        "Refused, nothing was sent. manifest: 2 faults:\n"
+        "  pasted text, line 2, webhookUrl: expected an https:// URL;\n"
         "  pasted text, line 3, projectId: no projectId"
     )
     with pytest.raises(ManifestError):

@@ -1,20 +1,41 @@
 import pytest
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
 from jelou_rotation.errors import InvalidRequest, NoAnswer, Throttled
 from jelou_rotation.outcomes import Outcome, RowResult
-from tasks.projects import MAX_BATCHES, RETRY_DELAYS, can_pass, in_batches, in_words, name_batch, rotate_projects
+from tasks.projects import (
+    MAX_BATCHES,
+    RETRY_DELAYS,
+    can_pass,
+    in_batches,
+    in_words,
+    name_batch,
+    one_after_the_other,
+    rotate_projects,
+)
 
 
 class Work:
-    """A task that remembers the batches it was given."""
+    """A task that remembers the batches it was given, and ends as it is told."""
 
-    def __init__(self):
+    def __init__(self, end=Completed):
         self.batches = []
+        self.end = end
 
     async def __call__(self, _rotation, project_ids, *, return_state):
         assert return_state
         self.batches.append(project_ids)
+        return self.end()
+
+
+class GivenUp:
+    """A rotation that remembers what was given up."""
+
+    def __init__(self):
+        self.projects = []
+
+    def give_up(self, project_ids):
+        self.projects += project_ids
 
 
 @pytest.mark.parametrize(
@@ -30,6 +51,22 @@ async def test_one_project_a_task_run_up_to_200_then_larger_batches(projects, ba
     assert len(work.batches) == batches <= MAX_BATCHES
     assert max(map(len, work.batches), default=0) == largest
     assert [each for batch in work.batches for each in batch] == ids
+
+
+async def test_what_is_in_trouble_after_the_last_try_is_given_up():
+    rotation = GivenUp()
+
+    await in_batches(Work(Failed), rotation, ["prj_1", "prj_2"])
+
+    assert rotation.projects == ["prj_1", "prj_2"]
+
+
+async def test_one_after_the_other_a_project_a_task_run():
+    work = Work()
+
+    await one_after_the_other(work, GivenUp(), ["prj_1", "prj_2"])
+
+    assert work.batches == [["prj_1"], ["prj_2"]]
 
 
 @pytest.mark.parametrize(("ids", "name"), [(["prj_1"], "prj_1"), (["prj_1", "prj_2", "prj_3"], "prj_1 and 2 more")])
