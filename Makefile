@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 
-.PHONY: demo ui test lint lock help
+.PHONY: demo ui test lint lock bench help
 
 help:
 	@echo "make demo   watch a manifest being planned, rotated, verified and reported against a simulated Jelou"
@@ -12,6 +12,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   run the linter, the formatter's check and the type checker"
 	@echo "make lock   resolve the dependencies again"
+	@echo "make bench  measure the speed, in ten minutes; ARGS='--quick': in one"
 
 demo: .venv/ready
 	@$(PY) deployments/demo.py
@@ -21,6 +22,9 @@ ui: .venv/ready
 
 test: .venv/ready
 	@$(PY) -m pytest
+
+bench: .venv/ready
+	@$(PY) benchmarks/bench.py $(ARGS)
 
 lint: .venv/ready
 	@$(PY) -m ruff check

@@ -35,7 +35,8 @@ _IDLE_SHARE = 0.2
 @dataclass(frozen=True, slots=True)
 class Contestant:
     """
-    `command` is what to start, on this ground, for so many projects; it takes part up to `most`.
+    `command` is what to start, on this ground, for so many projects; it takes part up to `most`
+    and in so many `rounds`.
 
     `server` is the Prefect server it uses: running, temporary (one of its own) or none.
     """

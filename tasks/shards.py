@@ -137,25 +137,44 @@ class _Shards:
         self._seen_since = monotonic()
 
     async def to_the_end(self) -> None:
-        while self.shards:
+        ending = asyncio.Event()
+        listener = asyncio.create_task(self._listen_until(ending))
+        try:
+            while self.shards:
+                with suppress(RowTrouble):
+                    await self._look()
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            # Told, not cancelled, as the keeper of the leases is.
+            ending.set()
+            await listener
+
+    async def _listen_until(self, ending: asyncio.Event) -> None:
+        """Apart from what waits for Prefect, whose server on SQLite may take half a minute for an answer (measured)."""
+        while not ending.is_set():
             try:
-                await self._look()
+                await self._hear()
             except RowTrouble:
                 # The store is away, and the parts cannot give a sign of life either.
                 self._seen_since = monotonic()
-            await asyncio.sleep(LOOK_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ending.wait(), LOOK_SECONDS)
 
-    async def _look(self) -> None:
-        stopped_by = self._rotation.stopped_by
-        for shard in self.shards:
-            if not shard.flow_run_id and not stopped_by:
-                await self._start(shard)
-        # Prefect first: a run that has ended there has handed in before.
-        runs = await self._runs()
+    async def _hear(self) -> dict[int, Progress]:
+        """How far the parts are; this too is how they hear that the run lives, and that they shall stop."""
         told = await self._parts.look()
         self._rotation.hear(sum(each.done for each in told.values()), sum(each.failures for each in told.values()))
         if self._rotation.stopped_by:
             await self._parts.stop(self._rotation.stopped_by.reason)
+        return told
+
+    async def _look(self) -> None:
+        for shard in self.shards:
+            if not shard.flow_run_id and not self._rotation.stopped_by:
+                await self._start(shard)
+        # Prefect first: a run that has ended there has handed in before.
+        runs = await self._runs()
+        told = await self._hear()
         for shard in list(self.shards):
             await self._judge(shard, runs, told[shard.part.number])
 

@@ -16,9 +16,10 @@ from jelou_rotation.parts import Part, hand_in, in_touch, read, written
 from jelou_rotation.plan import Change
 from jelou_rotation.records import Step, Store, new_key
 from jelou_rotation.records.parts import Sign, Word
+from jelou_rotation.row import AuthType
 from jelou_rotation.settings import Settings
 from jelou_rotation.simulator import Fault
-from tests.domain.world import again, generated, open_store, opened, record_of, row, run, set_record
+from tests.domain.world import again, generated, open_store, opened, record_of, row, run
 
 RUN = "0197c5a2-1111-7222-8333-444455556666"
 PART = Part(2, 3, 1, RUN, "a" * 64)
@@ -195,6 +196,7 @@ async def test_what_a_dead_run_left_is_swept_away_a_day_later_and_not_what_lives
         await living.open(1)
         clock.forward(90_000)
         await living.look()
+        clock.forward(10)
 
         await new.open(1)
 
@@ -245,8 +247,7 @@ async def heard(receiver, *words):
         ([word(), word("too many failed")], "too many failed"),
         ([word(), None], "this part was taken for lost, and another process works on it"),
         ([word(), word(silent=parts.GONE_SECONDS - 1)], None),
-        # A store that was away is away for the run as well.
-        ([word(), StoreUnavailable("away"), word(silent=parts.GONE_SECONDS)], None),
+        ([word(), StoreUnavailable("away"), word()], None),
     ],
     ids=str,
 )
@@ -258,6 +259,12 @@ async def test_a_part_stops_when_its_run_is_gone(simulator, receiver, hurried, m
     monkeypatch.setattr(parts, "GONE_SECONDS", 0.1)
 
     assert await heard(receiver, word(), *[word(silent=0.1)] * 100) == "the run this is a part of is gone"
+
+
+async def test_a_run_is_not_gone_only_because_the_store_was_away_for_both(simulator, receiver, hurried, monkeypatch):
+    monkeypatch.setattr(parts, "GONE_SECONDS", 0.5)
+
+    assert await heard(receiver, *[word()] * 60, StoreUnavailable("away"), word(silent=0.5), word()) is None
 
 
 @pytest.mark.parametrize("first", [None, word(silent=parts.GONE_SECONDS)], ids=str)
@@ -417,11 +424,18 @@ async def test_the_value_of_an_earlier_run_that_is_only_finished_does_not_count_
     assert (await record_of()).made_in == RUN
 
 
-async def test_a_credential_that_was_put_back_was_made_by_nobody(simulator, receiver, project):
-    await run(receiver, generated(), run_id=RUN)
-    await set_record(made_in="another")
+@pytest.mark.parametrize("ending", ["discard", "rollback"])
+async def test_a_credential_that_was_dropped_again_was_made_by_no_run(simulator, receiver, project, ending):
+    await run(receiver, generated(), run_id="before")
     async with open_store() as store:
         lease = (await store.take(["prj-1"], "vm:1", RUN, 60))["prj-1"]
-        staged = await store.stage(lease, SecretStr("canary-next"), "bearer")
+        staged = await store.stage(lease, SecretStr("canary-next"), AuthType.BEARER)
         assert staged.made_in == RUN
-        assert (await store.discard(lease)).made_in is None
+        if ending == "discard":
+            dropped = await store.discard(lease)
+        else:
+            await store.mark_sent(lease)
+            await store.begin_rollback(lease)
+            dropped = await store.finish_rollback(lease, staged.integration)
+
+    assert dropped.made_in is None

@@ -67,7 +67,13 @@ async def main(project_ids, kill_at):
     reaper.pass_by()
     rows = [generated(project_id) for project_id in project_ids]
     opened = rotation.open_rotation(
-        Settings.load(), rows, local_handlers(), plan_only=False, publish=reaper.watch(hand_over), run_id=str(kill_at)
+        Settings.load(),
+        rows,
+        local_handlers(),
+        plan_only=False,
+        publish=reaper.watch(hand_over),
+        # Two processes are two runs.
+        run_id=f"{kill_at}-{os.getpid()}",
     )
     async with opened as run:
         for step in (run.plan, run.apply):

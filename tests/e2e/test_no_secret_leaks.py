@@ -434,6 +434,9 @@ def add_project(simulator: Simulator, project_id: str, address: str | None = Non
     )
 
 
+NEWCOMERS = ("answer lost", "told", "told anew")
+
+
 def add_made(stage: "Stage") -> None:
     """The projects of MADE, each with a receiver that reads the block its credential is handed over in."""
     for name in MADE:
@@ -558,7 +561,8 @@ class Stage:
         folder = self.folder / "runs" / name
         folder.mkdir()
         (folder / f"manifest.{suffix}").write_text(manifest, encoding="utf-8")
-        run = {"how": how, "arguments": arguments or ["rotate", f"manifest.{suffix}"], "environment": environment}
+        wanted = arguments or ["rotate", f"manifest.{suffix}", "--max-host-changes=100%"]
+        run = {"how": how, "arguments": wanted, "environment": environment}
         (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
         return str(folder)
 
@@ -626,7 +630,8 @@ class Stage:
             values += [told[slot]["value"] for slot in ("current", "pending", "previous") if told[slot]]
             unique = dict.fromkeys(value.removeprefix("ops:") for value in values)
             found |= {f"{name}, {number}": value for number, value in enumerate(unique, 1)}
-        return found
+        told = {name: self.simulator.projects[name].signing_secret for name in NEWCOMERS}
+        return found | {f"signing secret of {name}": value for name, value in told.items()}
 
 
 def _free_port() -> int:
@@ -795,6 +800,13 @@ def with_the_store(stage: Stage) -> Iterator[str]:
     for name, environment in unusable.items():
         yield stage.prepare(f"refused late: store, {name}", stage.rows(["made"]), **environment)
         yield stage.prepare(f"refused: rekey, {name}", "", "store", "rekey", **environment)
+    newcomers = "projectId,webhookUrl\n" + "".join(f"{name},https://new.example/\n" for name in NEWCOMERS)
+    stage.simulator.add_fault(Fault(kind="reset_after", method="POST", project_id=NEWCOMERS[0], times=1))
+    yield stage.prepare("onboarded", newcomers, "onboard", "manifest.csv")
+    yield stage.prepare("audited", newcomers, "audit", "manifest.csv", "--json")
+    for name in NEWCOMERS[1:]:
+        only = ("--only", name)
+        yield stage.prepare(f"signing secret {name}", newcomers, "signing-secrets", "manifest.csv", *only)
     yield stage.prepare("refused: shown to no terminal", "", "credential", "show", "made")
     yield stage.prepare("rekey", "", "store", "rekey", JELOU_STORE_KEY=f"{NEXT_STORE_KEY},{STORE_KEY}")
     closing_them = {"JELOU_STORE_KEY": NEXT_STORE_KEY, **ONE_BY_ONE}
@@ -824,7 +836,7 @@ def stage(tmp_path_factory):
         stage.save_blocks()
         with stage.recorded_store():
             stage.runs = world.enter_context(stage.process("runs", str(COMMAND), *folders, **talking))
-            stage.ended = [process.wait(120) for process in (early, alone, stage.runs)]
+            stage.ended = [process.wait(300) for process in (early, alone, stage.runs)]
         stage.made = stage.collect_made()
     return stage
 
@@ -838,6 +850,7 @@ def found(stage):
 
 
 AS_WANTED = {"client pair plan", "client pair rotate", "leak", "leaked", "rekey"}
+AS_WANTED |= {f"signing secret {name}" for name in NEWCOMERS[1:]}
 
 
 def expected_code(name):

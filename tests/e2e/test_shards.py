@@ -146,7 +146,7 @@ def test_too_many_failures_in_all_parts_together_stop_every_part(prefect, simula
     outcomes = report["summary"]["byOutcome"]
     assert state["name"] == "Failed"
     assert sum(outcomes.values()) == ROWS
-    assert ALLOWED < outcomes["failed"] < 2 * ROWS / SHARDS
+    assert ALLOWED < outcomes["failed"] < ROWS
     (reason,) = {row["error"] for row in report["projects"] if row["outcome"] == "not_started"}
     assert re.fullmatch(rf"the run was stopped: \d+ projects need attention, max_failures allows {ALLOWED}", reason)
     # Every row could move to another host, so the run has planned them all before any part began.
