@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -71,12 +72,14 @@ LABELS = {each.name: each.label for each in (*BEGINNINGS, *CONTESTANTS)}
 
 
 def main() -> None:
+    # So that the servers end with us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _options()
     sizes = [int(size) for size in options.sizes.split(",")]
     about = machine() | {"latencyMs": options.latency_ms, "concurrency": options.concurrency, "rounds": options.rounds}
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
-    if (load := os.getloadavg()[0]) > BUSY:
-        print(f"The machine is busy (load {load:.1f}): trust the ratios, not the seconds.", flush=True)
+    if about["load"] > BUSY:
+        print("The machine is busy with something else: trust the ratios more than the seconds.", flush=True)
     with open_ground(options.latency_ms, options.concurrency) as ground:
         beginnings = _named(options.only, BEGINNINGS)
         results = measure(ground, beginnings, [FEW], options.rounds)
@@ -163,6 +166,7 @@ def machine() -> dict[str, Any]:
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cpu": _cpu(),
+        "load": round(os.getloadavg()[0], 1),
         "system": platform.system(),
         "Python": platform.python_version(),
     } | {package: version(package) for package in PACKAGES}

@@ -23,9 +23,9 @@ async def onboard_projects(
     manifest: str,
     mode: Mode = Mode.PLAN,
     only: list[str] = [],  # noqa: B006 - not None: the form would hide the list behind a tab; nobody changes it
-    approved_plan: str = "",
     approval: Approval = Approval.NONE,
     approve_above: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
+    approved_plan: str = "",
     max_changes: Amount = "",
     max_host_changes: Amount = "10",
     max_downgrades: Amount = "0",
@@ -38,11 +38,11 @@ async def onboard_projects(
 
     Args:
         manifest: Where the manifest is: a path on the worker, a URL (https, s3, gs, ...), or its text pasted here.
-        mode: plan shows what would be created and changed and writes nothing; rotate does it.
+        mode: plan only shows what would be created and changed; rotate does it.
         only: Projects to work on, each a projectId or tag:NAME. Empty: the whole manifest.
-        approved_plan: The hash a plan run ended with. Goes on only if the plan is still exactly that one.
-        approval: pause shows the plan and waits up to an hour for a person to resume the run; none does not ask.
+        approval: In mode rotate, pause shows the plan and waits up to an hour for a person to resume the run.
         approve_above: With approval pause, ask only when more projects than this would change.
+        approved_plan: The hash a plan run ended with. Goes on only if the plan is still exactly that one.
         max_changes: The most projects that may be created or changed, as 40 or 10%. Empty: no limit.
         max_host_changes: The most webhooks that may move to another host, as 10 or 5%. Empty: no limit.
         max_downgrades: The most projects that may lose their authentication (no_auth), as 1 or 5%. Empty: no limit.

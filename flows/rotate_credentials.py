@@ -24,18 +24,18 @@ async def rotate_credentials(
     manifest: str,
     mode: Mode = Mode.PLAN,
     only: list[str] = [],  # noqa: B006 - not None: the form would hide the list behind a tab; nobody changes it
-    approved_plan: str = "",
     approval: Approval = Approval.NONE,
     approve_above: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
+    approved_plan: str = "",
+    leaked: bool = False,
+    overwrite_drift: list[str] = [],  # noqa: B006 - as above
+    end_overlap: list[str] = [],  # noqa: B006 - as above
     max_changes: Amount = "",
     max_host_changes: Amount = "10",
     max_downgrades: Amount = "0",
     max_failures: Amount = "",
     ramp: list[RampStep] = [],  # noqa: B006 - as above
     ramp_pause: Annotated[float, Field(ge=0, le=1440)] = 5,
-    leaked: bool = False,
-    overwrite_drift: list[str] = [],  # noqa: B006 - as above
-    end_overlap: list[str] = [],  # noqa: B006 - as above
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     part: str = "",
 ) -> State[Any]:
@@ -44,20 +44,20 @@ async def rotate_credentials(
 
     Args:
         manifest: Where the manifest is: a path on the worker, a URL (https, s3, gs, ...), or its text pasted here.
-        mode: plan shows what would change and writes nothing; rotate does it.
+        mode: plan only shows what would change; rotate does it.
         only: Projects to work on, each a projectId or tag:NAME. Empty: the whole manifest.
-        approved_plan: The hash a plan run ended with. Rotates only if the plan is still exactly that one.
-        approval: pause shows the plan and waits up to an hour for a person to resume the run; none does not ask.
+        approval: In mode rotate, pause shows the plan and waits up to an hour for a person to resume the run.
         approve_above: With approval pause, ask only when more projects than this would change.
+        approved_plan: The hash a plan run ended with. Rotates only if the plan is still exactly that one.
+        leaked: The credentials are known to others: rotate now, due or not, and keep no overlap.
+        overwrite_drift: Projects that may be written over somebody else's change, each a projectId.
+        end_overlap: Projects that may be rotated again in the middle of an open overlap, each a projectId.
         max_changes: The most projects that may change, as 40 or 10%. Empty: no limit.
         max_host_changes: The most webhooks that may move to another host, as 10 or 5%. Empty: no limit.
         max_downgrades: The most projects that may lose their authentication (no_auth), as 1 or 5%. Empty: no limit.
         max_failures: More failed projects than this, as 5 or 10%, and no further one is begun. Empty: no limit.
         ramp: Steps of the rotation, each 5, 10%, tag:NAME or rest. Empty: all at once.
         ramp_pause: Minutes to wait between two steps, before the first projects are looked at again.
-        leaked: The credentials are known to others: rotate now, due or not, and keep no overlap.
-        overwrite_drift: Projects that may be written over somebody else's change, each a projectId.
-        end_overlap: Projects that may be rotated again in the middle of an open overlap, each a projectId.
         shards: Rotate in so many runs at once, on any workers of the pool; this one waits, and takes a slot as well.
         part: Set by a run with shards. Leave it empty.
 

@@ -50,7 +50,7 @@ class Rotation:
         tools: Tools,
         *,
         plan_only: bool,
-        concurrency: int = 32,
+        concurrency: int = 128,
         max_failures: int | None = None,
         holder: str = "",
     ) -> None:

@@ -101,7 +101,7 @@ class Settings(StoreSettings):
         description="The key sent as `x-api-key`, or a reference to it."
         " Either this or `JELOU_CLIENT_ID` and `JELOU_CLIENT_SECRET`.",
     )
-    concurrency: int = Field(32, ge=1, le=512, description="Projects worked on at once.")
+    concurrency: int = Field(128, ge=1, le=512, description="Projects worked on at once.")
     requests_per_second: float | None = Field(
         None,
         gt=0,

@@ -18,8 +18,10 @@ from jelou_rotation.rotation import Rotation
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# A task run costs about 16 ms of two cores, so a run has at most this many a step (measured, see the README).
-MAX_BATCHES = 200
+# So many projects a person can look through one by one. Above, a task run costs too much to be had for each project:
+# about 16 ms of two cores (measured, see benchmarks/README.md).
+MOST_ALONE = 200
+MAX_BATCHES = 32
 
 # About a minute and a half in all: longer than a gateway's restart, shorter than anybody's patience.
 RETRY_DELAYS = [0.5, 1, 2, 4, 8, 15, 30, 30]
@@ -101,8 +103,8 @@ async def plan_all(rotation: Rotation) -> None:
 
 
 async def in_batches(work: Task[..., Any], rotation: Rotation, project_ids: Sequence[str]) -> None:
-    """One project a task run up to 200 projects, larger batches above; a task run that fails stops no other."""
-    size = max(1, math.ceil(len(project_ids) / MAX_BATCHES))
+    """One project a task run up to 200 projects, 32 batches above; a task run that fails stops no other."""
+    size = 1 if len(project_ids) <= MOST_ALONE else math.ceil(len(project_ids) / MAX_BATCHES)
     batches = [project_ids[start : start + size] for start in range(0, len(project_ids), size)]
     await asyncio.gather(*(_to_its_end(work, rotation, batch) for batch in batches))
 

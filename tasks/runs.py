@@ -1,6 +1,7 @@
 """How a run begins and what holds it together: its name, its projects, its orders, its refusals."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import StrEnum
@@ -86,6 +87,7 @@ async def at_work(rotation: Rotation) -> AsyncIterator[None]:
     """Progress is shown, SIGTERM ends the block, and after a refusal each row says why it was not begun."""
     try:
         async with left_at_sigterm(), shown_progress(rotation):
+            _collect_garbage_less_often()
             yield
     except RefusedInput as refusal:
         rotation.stop(str(refusal).partition("\n")[0], "See the run's last state for the numbers and the way on.")
@@ -100,6 +102,11 @@ def give_orders(
         raise SettingsError([Fault("leaked", "name the projects whose credentials leaked, with only")])
     manifest.require([*overwrite_drift, *end_overlap])
     return Orders(leaked, frozenset(map(str.strip, overwrite_drift)), frozenset(map(str.strip, end_overlap)))
+
+
+def _collect_garbage_less_often() -> None:
+    """A run makes millions of objects that die young; at Python's usual pace that costs a tenth of it (measured)."""
+    gc.set_threshold(50_000, 20, 100)
 
 
 def require_selection(only: Sequence[str]) -> None:

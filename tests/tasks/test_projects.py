@@ -4,7 +4,6 @@ from prefect.states import Completed, Failed
 from jelou_rotation.errors import InvalidRequest, NoAnswer, Throttled
 from jelou_rotation.outcomes import Outcome, RowResult
 from tasks.projects import (
-    MAX_BATCHES,
     RETRY_DELAYS,
     can_pass,
     in_batches,
@@ -40,15 +39,15 @@ class GivenUp:
 
 @pytest.mark.parametrize(
     ("projects", "batches", "largest"),
-    [(0, 0, 0), (1, 1, 1), (200, 200, 1), (201, 101, 2), (10_000, 200, 50), (10_001, 197, 51)],
+    [(0, 0, 0), (1, 1, 1), (200, 200, 1), (201, 29, 7), (10_000, 32, 313), (10_017, 32, 314)],
 )
-async def test_one_project_a_task_run_up_to_200_then_larger_batches(projects, batches, largest):
+async def test_one_project_a_task_run_up_to_200_then_32_batches(projects, batches, largest):
     work = Work()
     ids = [f"prj_{number}" for number in range(projects)]
 
     await in_batches(work, None, ids)
 
-    assert len(work.batches) == batches <= MAX_BATCHES
+    assert len(work.batches) == batches
     assert max(map(len, work.batches), default=0) == largest
     assert [each for batch in work.batches for each in batch] == ids
 
