@@ -12,7 +12,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   run the linter, the formatter's check and the type checker"
 	@echo "make lock   resolve the dependencies again"
-	@echo "make bench  measure the speed, in ten minutes; ARGS='--quick': in one"
+	@echo "make bench  measure the speed, some ten minutes; ARGS='--quick': less"
 
 demo: .venv/ready
 	@$(PY) deployments/demo.py
@@ -21,7 +21,7 @@ ui: .venv/ready
 	@$(PY) deployments/ui.py $(ARGS)
 
 test: .venv/ready
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 bench: .venv/ready
 	@$(PY) benchmarks/bench.py $(ARGS)

@@ -147,14 +147,22 @@ def table(results: Results) -> str:
 
 
 def write(about: Mapping[str, Any], results: Results, ratios: Mapping[str, float]) -> None:
-    runs = [{"contestant": name, "projects": projects} | asdict(each) for (name, projects), each in results.items()]
-    RESULTS.write_text(json.dumps({"about": about, "runs": runs, "ratios": ratios}, indent=2) + "\n")
+    runs = [
+        {"contestant": name, "projects": projects} | _rounded(asdict(each))
+        for (name, projects), each in results.items()
+    ]
+    content = {"about": about, "runs": runs, "ratios": _rounded(ratios)}
+    RESULTS.write_text(json.dumps(content, indent=2) + "\n")
     panels = {
         f"{projects:,} projects": [_bar(which, each) for which, each in results.items() if which[1] == projects]
         for projects in sorted({projects for _, projects in results if projects not in {FEW, HUGE}})
     }
     note = "Wall time of a whole run; {cores} cores, {latencyMs:g} ms latency, {concurrency} projects at once"
     PICTURE.write_text(draw(panels, note.format(**about)))
+
+
+def _rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: round(figure, 3) if isinstance(figure, float) else figure for name, figure in figures.items()}
 
 
 def _bar(which: tuple[str, int], result: Result) -> Bar:

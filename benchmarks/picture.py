@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from xml.sax.saxutils import escape
 
 WIDTH = 760
-_MARGIN, _LABELS, _VALUES = 20, 290, 70
+_MARGIN, _LABELS, _VALUES = 20, 320, 70
 _LINE, _BAR = 26, 16
 # The palette of the report's bar: told apart with every common kind of colour blindness.
 _OURS, _OTHERS = "#0072b2", "#bbbbbb"
