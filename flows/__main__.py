@@ -256,9 +256,10 @@ def _refuse_early(parameters: dict[str, Any]) -> None:
 
     settings = Settings.load()
     Limits(**{name: value for name, value in parameters.items() if name.startswith("max_")})
-    ramp_steps(parameters.get("ramp", ()), (), lambda _: ())
     manifest = load(parameters["manifest"], allow_private_hosts=settings.allow_private_hosts)
-    wanted = wanted_references(settings, manifest.select(parameters["only"]).rows)
+    rows = manifest.select(parameters["only"]).rows
+    ramp_steps(parameters.get("ramp", ()), (), lambda tag: [row.project_id for row in rows if tag in row.tags])
+    wanted = wanted_references(settings, rows)
     if all(reference.scheme != "block" for reference in wanted):
         asyncio.run(resolve(wanted, local_handlers(allow_readable_files=settings.allow_readable_files)))
 

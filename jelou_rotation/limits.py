@@ -89,10 +89,14 @@ def ramp_steps(
     """
     The projects dealt out in steps, in their order; what the ramp leaves over is the last one.
 
-    A percentage is of all of them, rounded down, at least one; a tag takes those of it that are left.
-    Raises SettingsError.
+    A percentage is of all of them, rounded down, at least one; a tag takes those of it that are left, if any.
+    Raises SettingsError, also for a tag that no project of the run has.
     """
     check({f"ramp step {number}": step for number, step in enumerate(ramp, 1)}, _STEP, "1, 10%, tag:NAME or rest")
+    nobody = [step for step in ramp if step.startswith("tag:") and not tagged(step.removeprefix("tag:"))]
+    if nobody:
+        # Left out, a mistyped tag would rotate everything at once, without a canary.
+        raise SettingsError([Fault("ramp", f"no project of this run has {step}") for step in nobody])
     left = list(project_ids)
     return [step for step in (*_dealt(ramp, left, len(project_ids), tagged), left) if step]
 

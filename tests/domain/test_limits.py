@@ -49,7 +49,7 @@ NO_STEPS = ["", "tag:", "tag:a b", "101%", "all", "Rest", "1 ", "-1"]
 
 @pytest.mark.parametrize(("text", "fits"), [*((text, True) for text in STEPS), *((text, False) for text in NO_STEPS)])
 def test_the_form_and_the_code_take_the_same_steps_of_a_ramp(text, fits):
-    assert in_form(RampStep, text) is in_code(lambda: ramp_steps([text], ["a"], lambda _: ())) is fits
+    assert in_form(RampStep, text) is in_code(lambda: ramp_steps([text], ["a"], lambda _: ("a",))) is fits
 
 
 def test_every_wrong_limit_is_named_at_once_and_not_quoted():
@@ -220,7 +220,6 @@ TAGS = {"pilot": {"b", "d", "elsewhere"}, "empty": set()}
         (["tag:pilot", "rest"], ["bd", "acefghij"]),
         (["2", "tag:pilot", "rest"], ["ab", "d", "cefghij"]),
         (["tag:pilot", "tag:pilot", "1"], ["bd", "a", "cefghij"]),
-        (["tag:empty", "1"], ["a", "bcdefghij"]),
         (["rest", "1"], ["abcdefghij"]),
     ],
 )
@@ -230,6 +229,11 @@ def test_the_projects_are_dealt_out_in_their_order_and_each_once(ramp, steps):
 
 def test_without_projects_there_are_no_steps():
     assert ramp_steps(["1", "tag:pilot", "rest"], [], TAGS.__getitem__) == []
+
+
+def test_a_tag_that_no_project_has_is_refused_because_it_would_rotate_everything_at_once():
+    with pytest.raises(SettingsError, match="no project of this run has tag:empty"):
+        ramp_steps(["tag:empty", "rest"], ["a", "b"], TAGS.__getitem__)
 
 
 # A run that stops
