@@ -325,15 +325,14 @@ async def open_rotation(  # noqa: PLR0913 - what a run is made of
     orders: Orders = NO_ORDERS,
     kind: type[Work] = Life,
     max_failures: int | None = None,
-    concurrency: int | None = None,
     holder: str = "",
 ) -> AsyncIterator[Rotation]:
     """
     A rotation that is ready to begin: every reference resolved, the store and the client open.
 
     `handlers` read the values behind references, by scheme; `publish` writes what `publishTo` names; `kind` is what is
-    done with each row; `concurrency` is that of the settings unless given; `holder` tells this process from others of
-    the same run. Raises RefusedInput before anything is sent.
+    done with each row; `holder` tells this process from others of the same run.
+    Raises RefusedInput before anything is sent.
     """
     wanted = wanted_references(settings, rows)
     vault = await resolve(wanted, handlers)
@@ -354,7 +353,7 @@ async def open_rotation(  # noqa: PLR0913 - what a run is made of
             works,
             tools,
             plan_only=plan_only,
-            concurrency=concurrency or settings.concurrency,
+            concurrency=settings.concurrency,
             max_failures=max_failures,
             holder=holder,
         )

@@ -123,7 +123,6 @@ def open_run(  # noqa: PLR0913 - what a run is made of
     orders: Orders = NO_ORDERS,
     kind: type[Work] = Life,
     max_failures: int | None = None,
-    concurrency: int | None = None,
     part: Part | None = None,
 ) -> AbstractAsyncContextManager[Rotation]:
     """A rotation that reads and writes Prefect's blocks; the records know it by its run, that of all its parts."""
@@ -138,6 +137,5 @@ def open_run(  # noqa: PLR0913 - what a run is made of
         orders=orders,
         kind=kind,
         max_failures=max_failures,
-        concurrency=concurrency,
         holder=part.holder if part else "",
     )

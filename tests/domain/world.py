@@ -72,9 +72,9 @@ def generated(project_id="prj-1", **settings):
     return row(project_id, **given | {"publishTo": f"block:secret/{project_id}"} | settings)
 
 
-def opened(receiver, *rows, kind=Life, plan_only=False, max_failures=None, run_id=None, concurrency=None, **orders):
+def opened(receiver, *rows, kind=Life, plan_only=False, max_failures=None, run_id=None, concurrency=128, **orders):
     return open_rotation(
-        Settings.load(),
+        Settings.load().model_copy(update={"concurrency": concurrency}),
         rows,
         local_handlers(),
         plan_only=plan_only,
@@ -83,7 +83,6 @@ def opened(receiver, *rows, kind=Life, plan_only=False, max_failures=None, run_i
         orders=Orders(**orders),
         kind=kind,
         max_failures=max_failures,
-        concurrency=concurrency,
     )
 
 
