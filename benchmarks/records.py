@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from pydantic import SecretStr
 
 from jelou_rotation.gateway import Integration
-from jelou_rotation.records import Lease, Store, new_key
+from jelou_rotation.records import Lease, new_key
+from jelou_rotation.records.store import Store
 from jelou_rotation.row import AuthType
 
 AT_ONCE = 128

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jelou_rotation.errors import Fault, SettingsError
 
 if TYPE_CHECKING:
-    from jelou_rotation.records import Store
+    from jelou_rotation.records.store import Store
     from jelou_rotation.references import Handler
     from jelou_rotation.simulator import Simulator, Switches
 

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import IO, Any, Self
 
@@ -80,7 +81,12 @@ def load(source: str, *, allow_private_hosts: bool = False) -> Manifest:
 
     Raises ManifestError with every fault at once, and without quoting a value.
     """
-    name, data = _fetch(source)
+    return _parsed(*_fetch(source), allow_private_hosts=allow_private_hosts)
+
+
+# A command in a terminal looks at its manifest before Prefect starts, and its flow does so again.
+@lru_cache(maxsize=1)
+def _parsed(name: str, data: bytes, *, allow_private_hosts: bool) -> Manifest:
     entries, faults = _entries(_decode(data, name), name)
     rows = tuple(_rows(entries, name, faults, allow_private_hosts=allow_private_hosts))
     if not rows and not faults:

@@ -12,16 +12,18 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from time import monotonic
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from jelou_rotation.errors import Busy, Fault, ManifestError, RowTrouble, SettingsError
 from jelou_rotation.manifest import Manifest
 from jelou_rotation.outcomes import Evidence, Outcome, RowResult
 from jelou_rotation.plan import Change
-from jelou_rotation.records import Parts
-from jelou_rotation.records.parts import Sign
+from jelou_rotation.records.signs import Sign
 from jelou_rotation.rotation import Rotation
 from jelou_rotation.settings import Settings
+
+if TYPE_CHECKING:
+    from jelou_rotation.records.parts import Parts
 
 BEAT_SECONDS = 2.0
 # A run silent for so long is gone. Its lock comes free about then too; the leases keep apart whoever still is at work.
@@ -79,7 +81,7 @@ class Part:
 
 
 @asynccontextmanager
-async def in_touch(rotation: Rotation, part: Part, parts: Parts) -> AsyncIterator[None]:
+async def in_touch(rotation: Rotation, part: Part, parts: "Parts") -> AsyncIterator[None]:
     """
     Tell the run every two seconds how far this part is; stop when it says so, or when it is gone.
 
@@ -97,7 +99,7 @@ async def in_touch(rotation: Rotation, part: Part, parts: Parts) -> AsyncIterato
         await keeper
 
 
-async def hand_in(rotation: Rotation, part: Part, parts: Parts) -> None:
+async def hand_in(rotation: Rotation, part: Part, parts: "Parts") -> None:
     """Tell the run what became of the rows of this part."""
     await parts.hand_in(part.number, part.attempt, _sign(rotation), written(rotation.results(), rotation.requests))
 
@@ -129,7 +131,7 @@ def _result(**row: Any) -> RowResult:
     )
 
 
-async def _keep_in_touch(rotation: Rotation, part: Part, parts: Parts, ending: asyncio.Event) -> None:
+async def _keep_in_touch(rotation: Rotation, part: Part, parts: "Parts", ending: asyncio.Event) -> None:
     seen_since = monotonic()
     while not ending.is_set():
         with suppress(TimeoutError):
@@ -141,7 +143,7 @@ async def _keep_in_touch(rotation: Rotation, part: Part, parts: Parts, ending: a
             seen_since = monotonic()
 
 
-async def _beats(rotation: Rotation, part: Part, parts: Parts, seen_seconds: float) -> bool:
+async def _beats(rotation: Rotation, part: Part, parts: "Parts", seen_seconds: float) -> bool:
     """One sign of life; whether the run is there and still waits for this try."""
     word = await parts.beat(part.number, part.attempt, _sign(rotation))
     if word is None:

@@ -86,13 +86,14 @@ class RunInfo:
         return round((self.finished_at - self.started_at).total_seconds(), 3)
 
 
-@dataclass(frozen=True, slots=True)
 class Report:
     """`requests` counts what was sent by method, and `retries` and `throttled` among it."""
 
-    run: RunInfo
-    results: tuple[RowResult, ...]
-    requests: Mapping[str, int]
+    # No dataclass: Prefect would look through every field of every row of it for futures.
+    def __init__(self, run: RunInfo, results: tuple[RowResult, ...], requests: Mapping[str, int]) -> None:
+        self.run = run
+        self.results = results
+        self.requests = requests
 
     @property
     def needs_attention(self) -> tuple[RowResult, ...]:

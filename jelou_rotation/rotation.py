@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -22,15 +23,16 @@ from jelou_rotation.errors import (
 from jelou_rotation.gateway import ApiKey, Caller, ClientPair, Gateway
 from jelou_rotation.life import Life
 from jelou_rotation.outcomes import DONE, Moment, Outcome, RowResult
-from jelou_rotation.pacing import Pace
 from jelou_rotation.plan import RowPlan
 from jelou_rotation.probe import Prober
-from jelou_rotation.records import Store
 from jelou_rotation.references import Handler, Reference, Vault, resolve
 from jelou_rotation.report_markdown import counted
 from jelou_rotation.row import AuthType, Row
 from jelou_rotation.settings import Settings, StoreSettings, as_reference
 from jelou_rotation.work import LEASE_SECONDS, Orders, Publisher, Stop, Tools, Work
+
+if TYPE_CHECKING:
+    from jelou_rotation.records.store import Store
 
 NO_ORDERS = Orders()
 
@@ -70,7 +72,7 @@ class Rotation:
         return dict(self._tools.gateway.counts)
 
     @property
-    def store(self) -> Store | None:
+    def store(self) -> "Store | None":
         return self._tools.store
 
     @property
@@ -294,8 +296,10 @@ class Rotation:
 
 
 @asynccontextmanager
-async def open_store(settings: StoreSettings, handlers: Mapping[str, Handler]) -> AsyncIterator[Store]:
+async def open_store(settings: StoreSettings, handlers: Mapping[str, Handler]) -> AsyncIterator["Store"]:
     """The record store alone. Raises RefusedInput."""
+    from jelou_rotation.records.store import Store  # noqa: PLC0415 - brings SQLAlchemy, for nothing without a store
+
     wanted = {ref: name for name, secret in settings.secrets().items() if (ref := as_reference(secret))}
     vault = await resolve(wanted, handlers)
     if settings.store_key is None:
@@ -363,7 +367,7 @@ async def open_rotation(  # noqa: PLR0913 - what a run is made of
 
 async def _open_store(
     stack: AsyncExitStack, settings: Settings, vault: Vault, *, plan_only: bool, required: bool
-) -> Store | None:
+) -> "Store | None":
     if settings.store_key is None:
         if required:
             message = (
@@ -372,6 +376,8 @@ async def _open_store(
             )
             raise SettingsError([Fault("JELOU_STORE_KEY", message)])
         return None
+    from jelou_rotation.records.store import Store  # noqa: PLC0415 - brings SQLAlchemy, for nothing without a store
+
     url = _value(settings.store_url, vault).get_secret_value()
     if plan_only and not Store.exists(url):
         # A plan writes nothing, not even an empty store.
@@ -385,7 +391,7 @@ def _gateway(settings: Settings, vault: Vault) -> Gateway:
         _shared_caller(settings, vault),
         concurrency=settings.concurrency,
         timeout_seconds=settings.timeout_seconds,
-        pace=Pace(settings.requests_per_second),
+        requests_per_second=settings.requests_per_second,
     )
 
 

@@ -106,7 +106,7 @@ class Settings(StoreSettings):
         None,
         gt=0,
         le=10_000,
-        description="Upper bound for requests to Jelou; unset: as fast as Jelou allows.",
+        description="Most requests to Jelou with one API key; unset: as fast as Jelou allows.",
     )
     timeout_seconds: float = Field(
         30.0, gt=0, le=600, description="How long to wait for one connection and for each part of an answer."

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import SecretStr
 
@@ -29,9 +29,12 @@ from jelou_rotation.gateway import ApiKey, Caller, Gateway, Integration
 from jelou_rotation.outcomes import Evidence, Outcome, RowResult
 from jelou_rotation.plan import RowPlan, contradicts
 from jelou_rotation.probe import Answer, Prober, Verdict, judge
-from jelou_rotation.records import Credential, Lease, Record, Step, Store
+from jelou_rotation.records import Credential, Lease, Record, Step
 from jelou_rotation.references import Vault
 from jelou_rotation.row import AuthType, Probe, Row
+
+if TYPE_CHECKING:
+    from jelou_rotation.records.store import Store
 
 T = TypeVar("T")
 
@@ -71,7 +74,7 @@ class Tools:
     prober: Prober
     publish: Publisher
     run_id: str
-    store: Store | None = None
+    store: "Store | None" = None
     orders: Orders = field(default_factory=Orders)
 
 
@@ -299,7 +302,7 @@ class Work(ABC):
         return ApiKey(self._tools.vault[self.row.api_key]) if self.row.api_key else None
 
     @property
-    def _store(self) -> Store | None:
+    def _store(self) -> "Store | None":
         return self._tools.store
 
     @property

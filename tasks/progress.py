@@ -51,6 +51,8 @@ async def _watch(rotation: Rotation, artifact: UUID, bar: Progress) -> None:
 
 
 def _draw(rotation: Rotation, bar: Progress) -> None:
+    if bar.disable:
+        return
     done, total = rotation.steps_done()
     bar.update(bar.task_ids[0], completed=done, total=total, refresh=True)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect import runtime
@@ -20,8 +20,7 @@ from jelou_rotation.errors import Fault, LimitExceeded, RowTrouble, SettingsErro
 from jelou_rotation.limits import Limits
 from jelou_rotation.manifest import Manifest
 from jelou_rotation.parts import STOPPED_ADVICE, Part, hand_in, in_touch, read
-from jelou_rotation.records import Parts
-from jelou_rotation.records.parts import Progress
+from jelou_rotation.records.signs import Progress
 from jelou_rotation.report_markdown import by_outcome, counted, tally
 from jelou_rotation.rotation import Rotation
 from jelou_rotation.settings import Settings
@@ -30,6 +29,9 @@ from tasks.approval import Approval
 from tasks.cancellation import left_at_sigterm
 from tasks.projects import in_batches, plan_all, rotate_projects
 from tasks.runs import open_run
+
+if TYPE_CHECKING:
+    from jelou_rotation.records.parts import Parts
 
 MOST_TRIES = 3
 LOOK_SECONDS = 1.0
@@ -127,7 +129,7 @@ class _Shard:
 class _Shards:
     """The parts that have not ended yet."""
 
-    def __init__(self, rotation: Rotation, manifest: Manifest, limits: Limits, count: int, parts: Parts) -> None:
+    def __init__(self, rotation: Rotation, manifest: Manifest, limits: Limits, count: int, parts: "Parts") -> None:
         run_id = str(runtime.flow_run.id)
         whole = [Part(number, count, 1, run_id, manifest.sha256) for number in range(1, count + 1)]
         self.shards = [_Shard(part, [row.project_id for row in part.of(manifest).rows]) for part in whole]
@@ -279,7 +281,7 @@ def _stop_above(limits: Limits, rotation: Rotation) -> None:
         rotation.stop(" ".join(str(refusal).split()), STOPPED_ADVICE)
 
 
-def _parts(rotation: Rotation, run_id: str) -> Parts:
+def _parts(rotation: Rotation, run_id: str) -> "Parts":
     if not rotation.store:
         raise AssertionError("unreachable: shards need a store")
     return rotation.store.parts(run_id)

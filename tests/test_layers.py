@@ -104,3 +104,11 @@ def test_nothing_happens_at_import(tmp_path):
     )
 
     assert not list(cwd.iterdir())
+
+
+def test_a_run_without_a_store_does_not_wait_for_a_database_driver():
+    code = "import sys, flows.rotate_credentials; print(*{'sqlalchemy', 'alembic'} & {*sys.modules})"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+
+    assert done.stdout.split() == []

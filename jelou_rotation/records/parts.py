@@ -1,8 +1,6 @@
 """Where a run with shards and its parts meet: signs of life, numbers, the word to stop, and what became of the rows."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,47 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jelou_rotation.records.rows import fetch
 from jelou_rotation.records.schema import parts
+from jelou_rotation.records.signs import Progress, Sign, Word
 from jelou_rotation.records.transitions import Columns
 from jelou_rotation.records.writer import Writer
 
 _THE_RUN = 0
 # A run that died leaves its rows behind.
 _KEPT = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Sign:
-    """A sign of life: who gives it, steps `done`, rows that need attention, and the requests sent by then."""
-
-    holder: str
-    done: int
-    failures: int
-    requests: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a part was at its last sign of life, and how long ago that is; None while it has not begun."""
-
-    sign: Sign | None
-    silent_seconds: float | None
-    has_ended: bool
-
-    @property
-    def done(self) -> int:
-        return self.sign.done if self.sign else 0
-
-    @property
-    def failures(self) -> int:
-        return self.sign.failures if self.sign else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """What a part hears of its run: why to `stop`, None to go on, and how long ago the run gave a sign of life."""
-
-    stop: str | None
-    silent_seconds: float
 
 
 class Parts:

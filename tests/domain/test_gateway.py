@@ -1,3 +1,4 @@
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -29,8 +30,8 @@ class Server:
             raise answer
         return answer
 
-    def gateway(self, caller=None):
-        return Gateway(BASE, caller or ApiKey(SecretStr("canary-key")), transport=httpx.MockTransport(self))
+    def gateway(self, caller=None, **options):
+        return Gateway(BASE, caller or ApiKey(SecretStr("canary-key")), transport=httpx.MockTransport(self), **options)
 
 
 def answer(status=200, body=FLAT, **headers):
@@ -268,12 +269,18 @@ class Turns:
         self.told.append(("overloaded", retry_after))
 
 
-async def test_the_pace_is_told_what_every_answer_says_about_it():
+@pytest.fixture
+def pace(monkeypatch):
+    turns = Turns()
+    monkeypatch.setattr("jelou_rotation.gateway.Pace", lambda _: turns)
+    return turns
+
+
+async def test_the_pace_is_told_what_every_answer_says_about_it(pace):
     told_nothing = [httpx.ConnectError("no"), answer(500), answer(429, Retry_After="121")]
     telling = [answer(429, Retry_After="7"), answer(429), answer(503, Retry_After="2"), answer(404)]
     server = Server(*told_nothing, *telling)
     async with server.gateway() as gateway:
-        gateway._pace = pace = Turns()
         for _ in range(4):
             with pytest.raises(errors.RowTrouble):
                 await gateway.get("prj_1")
@@ -281,12 +288,11 @@ async def test_the_pace_is_told_what_every_answer_says_about_it():
     assert pace.told == [("refused", 7), ("refused", None), ("overloaded", 2), "accepted"]
 
 
-async def test_a_date_to_wait_for_is_read_by_the_clock_of_the_server_that_gave_it():
+async def test_a_date_to_wait_for_is_read_by_the_clock_of_the_server_that_gave_it(pace):
     theirs = datetime.now(UTC) - timedelta(hours=3)
     later = format_datetime(theirs + timedelta(seconds=30))
     server = Server(answer(429, Retry_After=later, Date=format_datetime(theirs)), answer())
     async with server.gateway() as gateway:
-        gateway._pace = pace = Turns()
         await gateway.get("prj_1")
 
     assert pace.told == [("refused", 30), "accepted"]
@@ -307,6 +313,21 @@ async def test_a_gateway_that_throttles_for_ever_is_an_error_in_the_end():
     assert len(server.requests) == 9
 
 
+async def test_a_limit_is_that_of_one_key():
+    server = Server(answer())
+    async with server.gateway(requests_per_second=0.001) as gateway:
+
+        async def ask_for_ever(key):
+            while True:
+                await gateway.get("prj", ApiKey(SecretStr(key)))
+
+        for key in ("one", "another"):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ask_for_ever(key), 0.02)
+
+    assert {request.headers["x-api-key"] for request in server.requests} == {"one", "another"}
+
+
 async def test_a_caller_does_not_show_its_secret():
     assert "canary" not in repr(ApiKey(SecretStr("canary"))) + repr(
         ClientPair(SecretStr("canary"), SecretStr("canary"))
@@ -322,7 +343,7 @@ async def test_a_refused_connection_over_a_real_network_means_that_nothing_was_s
 async def test_the_words_a_server_writes_beside_its_status_are_dropped(caplog):
     caplog.set_level("DEBUG")
     echo = httpx.Response(500, extensions={"reason_phrase": b"canary-value"})
-    await error_of(Server(echo))
+    error = await error_of(Server(echo))
 
-    assert "500" in caplog.text
-    assert "canary" not in caplog.text
+    assert "500" in str(error)
+    assert "canary" not in caplog.text + str(error)

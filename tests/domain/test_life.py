@@ -13,8 +13,9 @@ from jelou_rotation.gateway import Integration
 from jelou_rotation.outcomes import Evidence, Outcome
 from jelou_rotation.overlaps import Overlap
 from jelou_rotation.probe import Answer, Verdict
-from jelou_rotation.records import Step, Store, new_key
+from jelou_rotation.records import Step, new_key
 from jelou_rotation.records.schema import records
+from jelou_rotation.records.store import Store
 from jelou_rotation.references import local_handlers
 from jelou_rotation.rotation import open_rotation
 from jelou_rotation.row import AuthType, Row

@@ -14,8 +14,9 @@ from jelou_rotation.manifest import Manifest
 from jelou_rotation.outcomes import Evidence, Outcome, RowResult
 from jelou_rotation.parts import Part, hand_in, in_touch, read, written
 from jelou_rotation.plan import Change
-from jelou_rotation.records import Step, Store, new_key
-from jelou_rotation.records.parts import Sign, Word
+from jelou_rotation.records import Step, new_key
+from jelou_rotation.records.signs import Sign, Word
+from jelou_rotation.records.store import Store
 from jelou_rotation.row import AuthType
 from jelou_rotation.settings import Settings
 from jelou_rotation.simulator import Fault

@@ -23,7 +23,8 @@ from sqlalchemy import select, text, update
 
 from jelou_rotation.errors import IllegalTransition, LeaseLost, Reused, StoreError, StoreUnavailable, Unreadable
 from jelou_rotation.gateway import Integration
-from jelou_rotation.records import Cipher, Step, Store, database, new_key, schema, writer
+from jelou_rotation.records import Cipher, Step, database, new_key, schema, writer
+from jelou_rotation.records.store import Store
 from jelou_rotation.row import AuthType
 
 BEARER = AuthType.BEARER
@@ -577,7 +578,7 @@ async def test_a_store_of_a_newer_version_is_refused(store_url, key):
 RACER = """
 import asyncio, os, sys
 from pydantic import SecretStr
-from jelou_rotation.records import Store
+from jelou_rotation.records.store import Store
 
 async def main(url, key, holder):
     print("ready", flush=True)
@@ -616,7 +617,7 @@ WRITER = """
 import asyncio, os
 from pydantic import SecretStr
 from jelou_rotation.row import AuthType
-from jelou_rotation.records import Store
+from jelou_rotation.records.store import Store
 
 async def main(url, key):
     async with Store.open(url, SecretStr(key)) as store:

@@ -353,14 +353,15 @@ def test_the_sections_come_in_the_order_a_person_asks_for_them():
 
 def test_a_plan_says_how_to_do_exactly_this():
     plan = replace(a_report([RowResult("p1", Outcome.PLANNED)], "plan").run, plan="0123456789ab")
-    text = markdown(replace(a_report([RowResult("p1", Outcome.PLANNED)], "plan"), run=plan))
+    text = markdown(Report(plan, (RowResult("p1", Outcome.PLANNED),), {}))
     assert "mode rotate with `approved_plan` set to `0123456789ab`" in text
 
 
 def test_the_time_line_says_what_happened_when_and_nothing_in_it_can_act():
     at = datetime(2026, 3, 1, 6, 31, tzinfo=UTC)
     report = a_report(rows(Outcome.ROTATED, 1))
-    text = markdown(replace(report, run=replace(report.run, timeline=(Moment(at, "rotating <b>1</b> project"),))))
+    run = replace(report.run, timeline=(Moment(at, "rotating <b>1</b> project"),))
+    text = markdown(Report(run, report.results, {}))
     assert "| 06:31:00 | rotating &lt;b&gt;1&lt;/b&gt; project |" in text
 
 

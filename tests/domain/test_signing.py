@@ -5,7 +5,7 @@ import pytest
 from jelou_rotation.errors import SigningSecretLost, StoreUnavailable
 from jelou_rotation.outcomes import Evidence, Outcome
 from jelou_rotation.overlaps import Overlap
-from jelou_rotation.records import Store
+from jelou_rotation.records.store import Store
 from jelou_rotation.signing import SigningSecretRotation
 from jelou_rotation.simulator import Fault, Switches
 from tests.domain.world import (

@@ -10,7 +10,8 @@ from sqlalchemy import select, text, update
 
 from jelou_rotation.errors import LeaseLost, Unreadable
 from jelou_rotation.gateway import Integration
-from jelou_rotation.records import Cipher, SigningSecret, Step, Store, database, new_key, schema
+from jelou_rotation.records import Cipher, SigningSecret, Step, database, new_key, schema
+from jelou_rotation.records.store import Store
 from jelou_rotation.row import AuthType
 
 SECRET = SecretStr("canary-signing-secret")

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from jelou_rotation.errors import Passing
 from jelou_rotation.life import Life
-from jelou_rotation.records import Store, new_key
+from jelou_rotation.records import new_key
 from jelou_rotation.records.schema import records
+from jelou_rotation.records.store import Store
 from jelou_rotation.references import local_handlers
 from jelou_rotation.rotation import open_rotation
 from jelou_rotation.row import Row

@@ -16,7 +16,7 @@ from jelou_rotation import rotation, work
 from jelou_rotation.errors import Passing
 from jelou_rotation.gateway import Gateway
 from jelou_rotation.probe import Prober
-from jelou_rotation.records import Store
+from jelou_rotation.records.store import Store
 from jelou_rotation.references import local_handlers
 from jelou_rotation.row import Row
 from jelou_rotation.settings import Settings

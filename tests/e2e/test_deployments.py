@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from pydantic import SecretStr
 
-from jelou_rotation.records import Store, new_key
+from jelou_rotation.records import new_key
+from jelou_rotation.records.store import Store
 from jelou_rotation.simulator import Simulator, running
 from tests.e2e.live_prefect import live_prefect
 

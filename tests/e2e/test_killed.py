@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from jelou_rotation.records import Step, Store, new_key
+from jelou_rotation.records import Step, new_key
+from jelou_rotation.records.store import Store
 from jelou_rotation.simulator import Simulator, running
 
 PROGRAM = Path(__file__).parent / "rotate.py"

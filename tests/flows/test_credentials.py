@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from flows.__main__ import main
 from flows.close_overlaps import close_overlaps
 from flows.rotate_credentials import rotate_credentials
-from jelou_rotation.records import Store, new_key
+from jelou_rotation.records import new_key
 from jelou_rotation.records.schema import records
+from jelou_rotation.records.store import Store
 from jelou_rotation.row import AuthType
 from tasks.runs import Mode
 
