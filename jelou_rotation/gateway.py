@@ -5,6 +5,7 @@ Source: reference pages CREATE, GET, PATCH and REGEN.
 """
 
 import json
+import math
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -169,8 +170,9 @@ class Gateway:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._caller = caller
+        self._budget = self._share = requests_per_second or math.inf
         # A limit is that of one key.
-        self._paces: defaultdict[Caller, Pace] = defaultdict(lambda: Pace(requests_per_second))
+        self._paces: defaultdict[Caller, Pace] = defaultdict(lambda: Pace(self._share))
         self._extensions = {"timeout": httpx.Timeout(timeout_seconds).as_dict()}
         # The transport alone: a client costs a quarter of a request (measured), would keep cookies, and log what a
         # server writes beside its status.
@@ -184,6 +186,12 @@ class Gateway:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._transport.aclose()
+
+    def share_budget(self, processes: int) -> None:
+        """Send one part of `requests_per_second`, because so many processes share it."""
+        self._share = self._budget / processes
+        for pace in self._paces.values():
+            pace.per_second = self._share
 
     async def get(self, project_id: str, caller: Caller | None = None) -> Integration:
         """Read one integration. Raises RowTrouble."""

@@ -20,7 +20,6 @@ from jelou_rotation.outcomes import Evidence, Outcome, RowResult
 from jelou_rotation.plan import Change
 from jelou_rotation.records.signs import Sign
 from jelou_rotation.rotation import Rotation
-from jelou_rotation.settings import Settings
 
 if TYPE_CHECKING:
     from jelou_rotation.records.parts import Parts
@@ -69,23 +68,14 @@ class Part:
             raise ManifestError([Fault(manifest.name, message)])
         return replace(manifest, rows=manifest.rows[self.number - 1 :: self.count])
 
-    def share_of(self, settings: Settings) -> Settings:
-        """
-        The bound on requests divided among the parts, the rest as it is.
-
-        Without a round trip for each request, and never above the bound, also while fewer parts are at work.
-        """
-        if not settings.requests_per_second:
-            return settings
-        return settings.model_copy(update={"requests_per_second": settings.requests_per_second / self.count})
-
 
 @asynccontextmanager
 async def in_touch(rotation: Rotation, part: Part, parts: "Parts") -> AsyncIterator[None]:
     """
     Tell the run every two seconds how far this part is; stop when it says so, or when it is gone.
 
-    Raises Busy at the beginning when no run waits for this part.
+    The bound on requests is divided among the parts that have not ended, which each hears then: without a round trip
+    for each request, and never above the bound. Raises Busy at the beginning when no run waits for this part.
     """
     if not await _beats(rotation, part, parts, GONE_SECONDS):
         raise Busy(f"no run is at work that waits for {part.name}, try {part.attempt}")
@@ -152,6 +142,7 @@ async def _beats(rotation: Rotation, part: Part, parts: "Parts", seen_seconds: f
     if min(word.silent_seconds, seen_seconds) >= GONE_SECONDS:
         rotation.stop("the run this is a part of is gone", STOPPED_ADVICE)
         return False
+    rotation.share_budget(word.parts_left)
     if word.stop:
         rotation.stop(word.stop, STOPPED_ADVICE)
     return True

@@ -124,6 +124,10 @@ class Rotation:
         self._elsewhere = (done, failures)
         self._stop_at_failures()
 
+    def share_budget(self, processes: int) -> None:
+        """So many processes send requests for this run; together they keep to its bound."""
+        self._tools.gateway.share_budget(processes)
+
     def settle(self, results: Iterable[RowResult], requests: Mapping[str, int]) -> None:
         """How rows ended in another process, and what it sent."""
         self._tools.gateway.counts.update(requests)

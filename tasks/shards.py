@@ -69,7 +69,7 @@ async def rotate_part(settings: Settings, part: Part, manifest: Manifest, orders
     """
     rows = part.of(manifest).rows
     failures = limits.failures_allowed(len(manifest.rows))
-    async with open_run(part.share_of(settings), rows, orders=orders, max_failures=failures, part=part) as rotation:
+    async with open_run(settings, rows, orders=orders, max_failures=failures, part=part) as rotation:
         parts, is_done = _parts(rotation, part.run_id), False
         async with in_touch(rotation, part, parts):
             async with left_at_sigterm():

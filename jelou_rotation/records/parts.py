@@ -4,7 +4,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jelou_rotation.records.rows import fetch
@@ -80,7 +80,11 @@ class Parts:
             if not await _changed(connection, self._is(part, attempt), _columns(sign) | {"beat_at": now}):
                 return None
             (run,) = await fetch(connection, select(parts).where(self._is(_THE_RUN)))
-        return Word(run["stop"], (now - run["beat_at"]).total_seconds())
+            left = select(func.count()).where(
+                parts.c.run_id == self._run_id, parts.c.part != _THE_RUN, parts.c.report.is_(None)
+            )
+            parts_left = (await connection.execute(left)).scalar_one()
+        return Word(run["stop"], (now - run["beat_at"]).total_seconds(), parts_left)
 
     async def hand_in(self, part: int, attempt: int, sign: Sign, report: str) -> None:
         """What became of the part's rows. Nothing happens when another try of it is expected by now."""

@@ -33,7 +33,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What a part hears of its run: why to `stop`, None to go on, and how long ago the run gave a sign of life."""
+    """
+    What a part hears of its run: why to `stop`, None to go on, how long ago the run gave a sign of life, and how many
+    parts have not ended.
+    """
 
     stop: str | None
     silent_seconds: float
+    parts_left: int

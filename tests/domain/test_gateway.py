@@ -328,6 +328,16 @@ async def test_a_limit_is_that_of_one_key():
     assert {request.headers["x-api-key"] for request in server.requests} == {"one", "another"}
 
 
+async def test_of_a_budget_that_is_shared_each_process_sends_one_part():
+    async with Server(answer()).gateway(requests_per_second=60) as gateway:
+        await gateway.get("prj", ApiKey(SecretStr("known before")))
+        gateway.share_budget(3)
+        await gateway.get("prj", ApiKey(SecretStr("new")))
+        assert [pace.per_second for pace in gateway._paces.values()] == [20, 20]
+        gateway.share_budget(2)
+        assert [pace.per_second for pace in gateway._paces.values()] == [30, 30]
+
+
 async def test_a_caller_does_not_show_its_secret():
     assert "canary" not in repr(ApiKey(SecretStr("canary"))) + repr(
         ClientPair(SecretStr("canary"), SecretStr("canary"))

@@ -18,7 +18,6 @@ from jelou_rotation.records import Step, new_key
 from jelou_rotation.records.signs import Sign, Word
 from jelou_rotation.records.store import Store
 from jelou_rotation.row import AuthType
-from jelou_rotation.settings import Settings
 from jelou_rotation.simulator import Fault
 from tests.domain.world import again, generated, open_store, opened, record_of, row, run
 
@@ -52,13 +51,6 @@ def test_every_row_is_in_one_part_and_the_parts_are_of_one_size(count):
 def test_a_manifest_that_changed_meanwhile_is_refused():
     with pytest.raises(ManifestError, match=r"m\.yaml: changed since the run began"):
         PART.of(Manifest("m.yaml", "b" * 64, ()))
-
-
-def test_the_parts_share_the_bound_on_requests(monkeypatch):
-    monkeypatch.setenv("JELOU_API_KEY", "demo-key")
-    assert PART.share_of(Settings.load()).requests_per_second is None
-    monkeypatch.setenv("JELOU_REQUESTS_PER_SECOND", "60")
-    assert PART.share_of(Settings.load()).requests_per_second == 20
 
 
 @pytest.mark.parametrize(
@@ -167,6 +159,14 @@ async def test_a_part_hears_how_long_its_run_is_silent_and_that_it_shall_stop(ta
     assert (word.stop, word.silent_seconds) == ("too many failed", 0)
 
 
+async def test_a_part_hears_how_many_have_not_ended(table):
+    assert (await table.beat(1, 1, sign(0, 0))).parts_left == 2
+    await table.hand_in(2, 1, sign(4, 1), "its report")
+    assert (await table.beat(1, 1, sign(0, 0))).parts_left == 1
+    await table.expect(2, 2)
+    assert (await table.beat(1, 1, sign(0, 0))).parts_left == 2
+
+
 async def test_a_former_try_is_not_listened_to_any_more(table):
     await table.beat(1, 1, sign(5, 5))
     await table.expect(1, 2)
@@ -228,8 +228,8 @@ class Table:
         return word
 
 
-def word(stop=None, silent=0.0):
-    return Word(stop, silent)
+def word(stop=None, silent=0.0, parts_left=3):
+    return Word(stop, silent, parts_left)
 
 
 async def heard(receiver, *words):
@@ -272,6 +272,18 @@ async def test_a_run_is_not_gone_only_because_the_store_was_away_for_both(simula
 async def test_a_part_that_no_run_waits_for_is_refused(simulator, receiver, first):
     with pytest.raises(Busy, match="no run is at work that waits for part 2 of 3, try 1"):
         await heard(receiver, first)
+
+
+async def test_the_parts_that_are_left_share_the_bound_on_requests(simulator, receiver, hurried, monkeypatch):
+    table, bounds = Table(word(parts_left=3), word(parts_left=2)), []
+    async with opened(receiver, generated()) as rotation:
+        monkeypatch.setattr(rotation, "share_budget", bounds.append)
+        async with in_touch(rotation, PART, table), asyncio.timeout(5):
+            assert bounds == [3]
+            while len(bounds) < 2:  # noqa: ASYNC110 - what is watched
+                await asyncio.sleep(0.01)
+
+    assert bounds[:2] == [3, 2]
 
 
 # The run, and what it hears
