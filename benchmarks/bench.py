@@ -7,13 +7,14 @@ process. They take turns, so that whatever else the machine does hits all of the
 
 import argparse
 import json
+import math
 import os
 import platform
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -26,13 +27,33 @@ RESULTS = HERE / "results.json"
 PICTURE = HERE.parent / "docs" / "bench.svg"
 PACKAGES = ("jelou-rotation", "prefect", "httpx", "httpx-aiohttp", "aiohttp")
 
-FEW = 5
-SLOW_ONES_UP_TO = 1000
+FEW, SOME, MANY = 5, 1000, 10_000
+SLOW_ONES_UP_TO = SOME
+# By requests a second: so many projects that it takes a minute and a half.
+LIMITED = {20: 450, 100: 2250, 500: 10_000}
 QUICK_ONES = "--help,schema,floor,running,curl"
 HUGE, HUGE_LATENCY_MS, HUGE_ONES = 100_000, 5, "floor,running"
 BUSY = 0.9
 
 Results = dict[tuple[str, int], Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure, and the bar it is to meet, where there is one."""
+
+    value: float
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def is_met(self) -> bool:
+        return self.value <= (self.at_most or math.inf) and self.value >= (self.at_least or 0)
+
+    def __str__(self) -> str:
+        bars = {"at most": self.at_most, "at least": self.at_least}
+        verdict = "met" if self.is_met else "NOT MET"
+        return f"{self.value:.2f}" + "".join(f" ({word} {bar:g}: {verdict})" for word, bar in bars.items() if bar)
 
 
 def _rotate(ground: Ground, projects: int) -> list[str]:
@@ -87,13 +108,13 @@ def main() -> None:
     if options.huge:
         with open_ground(HUGE_LATENCY_MS, options.concurrency) as ground:
             results |= measure(ground, _named(HUGE_ONES, CONTESTANTS), [HUGE], 1)
-    ratios = compare(results)
-    print("", table(results), "", *(f"{name}: {value:.2f}" for name, value in ratios.items()), sep="\n")
+    figures = compare(results) | (measure_limited(options) if options.limited else {})
+    print("", table(results), "", *(f"{name}: {figure}" for name, figure in figures.items()), sep="\n")
     for (name, projects), result in results.items():
         if result.busiest > BUSY:
             print(f"The gateway was the bottleneck of {name} with {projects:,} projects.")
     if options.only is None:
-        write(about, results, ratios)
+        write(about, results, figures)
 
 
 def _named(only: str | None, contestants: Sequence[Contestant]) -> list[Contestant]:
@@ -112,18 +133,37 @@ def measure(ground: Ground, contestants: Sequence[Contestant], sizes: Sequence[i
     return {which: median(each) for which, each in runs.items()}
 
 
-def compare(results: Results) -> dict[str, float]:
+def compare(results: Results) -> dict[str, Figure]:
     """What the bars are about, as far as it was measured."""
     found = {}
     for (name, projects), result in results.items():
+        if name in {"--help", "schema"}:
+            found[f"jelou-rotation {name}, s"] = Figure(result.seconds, at_most=0.5)
         if name in {"running", "temporary"} and (floor := results.get(("floor", projects))):
-            found[f"{name} / floor, {projects:,} projects"] = result.seconds / floor.seconds
+            bar = 1.25 if (name, projects) == ("running", MANY) else None
+            found[f"{name} / floor, {projects:,} projects"] = Figure(result.seconds / floor.seconds, at_most=bar)
         if name == "first" and (ours := results.get(("running", projects))):
-            found[f"first / running, {projects:,} projects"] = result.seconds / ours.seconds
-    few, many = results.get(("running", 1000)), results.get(("running", 10_000))
+            bar = 10.0 if projects == SOME else None
+            found[f"first / running, {projects:,} projects"] = Figure(result.seconds / ours.seconds, at_least=bar)
+        if name == "running" and projects == MANY:
+            found[f"peak memory, {projects:,} projects, MB"] = Figure(result.peak_mb, at_most=300)
+    few, many = results.get(("running", SOME)), results.get(("running", MANY))
     if few and many:
-        found["cost of a project, 10,000 / 1,000"] = many.seconds / few.seconds / 10
-        found["memory a project, kB"] = (many.peak_mb - few.peak_mb) * 1024 / 9000
+        cost, memory = many.seconds / few.seconds / 10, (many.peak_mb - few.peak_mb) * 1024 / (MANY - SOME)
+        found["cost of a project, 10,000 / 1,000"] = Figure(cost, at_most=1.0)
+        found["memory a project, KB"] = Figure(memory, at_most=10.0)
+    return found
+
+
+def measure_limited(options: argparse.Namespace) -> dict[str, Figure]:
+    """How near the package comes to limits nobody told it, and how much it is refused on the way."""
+    found = {}
+    for per_second, projects in LIMITED.items():
+        with open_ground(options.latency_ms, options.concurrency, per_second) as ground:
+            result = measure(ground, _named("running", CONTESTANTS), [projects], 1)["running", projects]
+        needed, which = 4 * projects, f"{per_second} requests a second allowed, {projects:,} projects"
+        found[f"{which}: time / least time"] = Figure(result.seconds * per_second / needed, at_most=1.15)
+        found[f"{which}: % refused"] = Figure(100 * (1 - needed / result.requests), at_most=3.0)
     return found
 
 
@@ -146,12 +186,13 @@ def table(results: Results) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ("---",) * len(header), *rows))
 
 
-def write(about: Mapping[str, Any], results: Results, ratios: Mapping[str, float]) -> None:
+def write(about: Mapping[str, Any], results: Results, figures: Mapping[str, Figure]) -> None:
     runs = [
         {"contestant": name, "projects": projects} | _rounded(asdict(each))
         for (name, projects), each in results.items()
     ]
-    content = {"about": about, "runs": runs, "ratios": _rounded(ratios)}
+    compared = {name: _rounded(asdict(figure)) | {"met": figure.is_met} for name, figure in figures.items()}
+    content = {"about": about, "runs": runs, "figures": compared}
     RESULTS.write_text(json.dumps(content, indent=2) + "\n")
     panels = {
         f"{projects:,} projects": [_bar(which, each) for which, each in results.items() if which[1] == projects]
@@ -206,6 +247,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", help=f"some of: {names}; then results.json and the picture stay as they are")
     parser.add_argument(
         "--quick", action="store_true", help=f"the same as --rounds 1 --sizes 100,1000 --only {QUICK_ONES}"
+    )
+    parser.add_argument(
+        "--limited", action="store_true", help="also gateways that allow 20, 100, 500 requests a second"
     )
     parser.add_argument("--huge", action="store_true", help=f"also {HUGE:,} projects, at {HUGE_LATENCY_MS} ms")
     options = parser.parse_args()

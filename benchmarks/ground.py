@@ -128,11 +128,13 @@ class Ground:
 
 
 @contextmanager
-def open_ground(latency_ms: float, concurrency: int) -> Iterator[Ground]:
+def open_ground(latency_ms: float, concurrency: int, per_second: float | None = None) -> Iterator[Ground]:
     port, prefect_port = free_port(), free_port()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        command = (sys.executable, str(HERE / "gateway.py"), "--port", str(port), "--latency-ms", str(latency_ms))
+        command = [sys.executable, str(HERE / "gateway.py"), "--port", str(port), "--latency-ms", str(latency_ms)]
+        if per_second:
+            command += ["--per-second", str(per_second)]
         gateway = stack.enter_context(kept_running("gateway", command, os.environ, folder))
         wait_for(f"http://127.0.0.1:{port}/counters", gateway)
         home = folder / "server"
