@@ -4,6 +4,7 @@ The client of Jelou's external-support API: one resource, to create, read and ch
 Source: reference pages CREATE, GET, PATCH and REGEN.
 """
 
+import asyncio
 import json
 import math
 from base64 import b64encode
@@ -254,6 +255,8 @@ class Gateway:
                 if not _is_pause(error) or (method == "POST" and error.may_have_acted):
                     raise
                 self.counts["pauses"] += 1
+                # The pace makes the others wait only where the rate is the reason.
+                await asyncio.sleep(error.retry_after or 0)
         return await self._send(method, path, caller or self._caller, content, still_allowed)
 
     async def _send(

@@ -2,6 +2,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import aiohttp
 import httpx
@@ -270,13 +271,25 @@ class Turns:
 
 
 @pytest.fixture
+def waits(monkeypatch):
+    """How long a refused request waited until it was sent again, in seconds; here no time passes."""
+    seconds = []
+
+    async def sleep(pause):
+        seconds.append(pause)
+
+    monkeypatch.setattr("jelou_rotation.gateway.asyncio", SimpleNamespace(sleep=sleep))
+    return seconds
+
+
+@pytest.fixture
 def pace(monkeypatch):
     turns = Turns()
     monkeypatch.setattr("jelou_rotation.gateway.Pace", lambda _: turns)
     return turns
 
 
-async def test_the_pace_is_told_what_every_answer_says_about_it(pace):
+async def test_the_pace_is_told_what_every_answer_says_about_it(pace, waits):
     told_nothing = [httpx.ConnectError("no"), answer(500), answer(429, Retry_After="121")]
     telling = [answer(429, Retry_After="7"), answer(429), answer(503, Retry_After="2"), answer(404)]
     server = Server(*told_nothing, *telling)
@@ -286,9 +299,11 @@ async def test_the_pace_is_told_what_every_answer_says_about_it(pace):
                 await gateway.get("prj_1")
 
     assert pace.told == [("refused", 7), ("refused", None), ("overloaded", 2), "accepted"]
+    # Also where the pace lets others go on.
+    assert waits == [7, 0, 2]
 
 
-async def test_a_date_to_wait_for_is_read_by_the_clock_of_the_server_that_gave_it(pace):
+async def test_a_date_to_wait_for_is_read_by_the_clock_of_the_server_that_gave_it(pace, waits):
     theirs = datetime.now(UTC) - timedelta(hours=3)
     later = format_datetime(theirs + timedelta(seconds=30))
     server = Server(answer(429, Retry_After=later, Date=format_datetime(theirs)), answer())
