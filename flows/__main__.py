@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,9 +238,12 @@ def _run(options: argparse.Namespace) -> int:
     parameters = {name: value for name, value in vars(options).items() if name not in _NOT_FOR_THE_FLOW}
     if options.manifest == "-":
         parameters["manifest"] = sys.stdin.read() + "\n"
-    _refuse_early(parameters)
-    _quieten_prefect()
-    report = asyncio.run(_report_of(_imported(options.flow), parameters))
+    with _uncollected():
+        _refuse_early(parameters)
+        _quieten_prefect()
+        run: Callable[..., Any] = getattr(import_module(f"flows.{options.flow}"), options.flow)
+        gc.freeze()
+        report = asyncio.run(_report_of(run, parameters))
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
@@ -265,13 +269,19 @@ def _refuse_early(parameters: dict[str, Any]) -> None:
         asyncio.run(resolve(wanted, local_handlers(allow_readable_files=settings.allow_readable_files)))
 
 
-def _imported(flow: str) -> Callable[..., Any]:
-    """Python's garbage collector finds nothing in modules, and takes a second for it, half of it at the end."""
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """
+    Python's garbage collector finds nothing in modules, and takes a second for it, half of it at the end (measured).
+
+    A run that is at work switches it on again.
+    """
     gc.disable()
-    run: Callable[..., Any] = getattr(import_module(f"flows.{flow}"), flow)
-    gc.enable()
-    gc.freeze()
-    return run
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 async def _report_of(run: Callable[..., Any], parameters: dict[str, Any]) -> "Report":

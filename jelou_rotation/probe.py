@@ -11,11 +11,13 @@ import hmac
 import json
 import secrets
 import socket
+import ssl
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Self
 
 import aiohttp
@@ -108,9 +110,11 @@ class Prober:
     ) -> None:
         self._allow_private_hosts = allow_private_hosts
         self._timeout_seconds = timeout_seconds
-        self._tls = httpx.create_ssl_context()
-        # The transport alone: a client would keep cookies, and log the URL of every request.
-        self._transport = transport or AiohttpTransport(verify=self._tls, client=self._session)
+        # The transport alone: a client would keep cookies, and log the URL of every request. Its own TLS trusts nobody
+        # and is not used; that of the session, which takes a while to load, is made when something is to be probed.
+        self._transport = transport or AiohttpTransport(
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), client=self._session
+        )
         self._look_up = look_up or _look_up
         self._addresses: dict[str, Sequence[str]] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -118,15 +122,18 @@ class Prober:
         self._refused: dict[bytes, Verdict] = {}
         self._silent: Counter[str] = Counter()
         self._salt = secrets.token_bytes(32)
-        # One for the whole run, so that a receiver that refused it is not asked again.
-        policy = Policy(user="jelou-rotation-probe")
-        self._random = {each: generate(policy, each) for each in AuthType if each is not AuthType.NO_AUTH}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._transport.aclose()
+
+    @cached_property
+    def _random(self) -> Mapping[AuthType, SecretStr]:
+        """One for the whole run, so that a receiver that refused it is not asked again."""
+        policy = Policy(user="jelou-rotation-probe")
+        return {each: generate(policy, each) for each in AuthType if each is not AuthType.NO_AUTH}
 
     async def try_credential(
         self,
@@ -223,7 +230,7 @@ class Prober:
     def _session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             resolver=_Known(self._addresses),
-            ssl=self._tls,
+            ssl=httpx.create_ssl_context(),
             # A kept connection may be dead by the next probe, and a POST on it would fail.
             force_close=True,
             # The caller decides how many are probed at once; waiting here would use up a probe's time.

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from prefect import runtime
+from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from jelou_rotation.report import Report
@@ -13,7 +14,7 @@ ENDING_WITHIN = timedelta(hours=2)
 
 def tell(report: Report) -> None:
     """`jelou-rotation.run.finished`, and `jelou-rotation.overlap.ending` while one ends within two hours."""
-    deployment = runtime.deployment.name or "none"
+    deployment = _deployment()
     counts = {outcome.value: count for outcome, count in by_outcome(report.results).items()}
     emit_event(
         "jelou-rotation.run.finished",
@@ -31,3 +32,11 @@ def tell(report: Report) -> None:
             {"prefect.resource.id": "jelou-rotation.overlaps", "prefect.resource.name": "overlaps"},
             payload={"projects": len(ending), "first": ending[0].project_id},
         )
+
+
+def _deployment() -> str:
+    context = FlowRunContext.get()
+    if not context or not context.flow_run or not context.flow_run.deployment_id:
+        # Prefect's runtime would ask the server, and everything waits for its answer.
+        return "none"
+    return runtime.deployment.name or "none"

@@ -21,7 +21,7 @@ R = TypeVar("R")
 # So many projects a person can look through one by one. Above, a task run costs too much to be had for each project:
 # about 16 ms of two cores (measured, see benchmarks/README.md).
 MOST_ALONE = 50
-MAX_BATCHES = 32
+MAX_BATCHES = 16
 
 # About a minute and a half in all: longer than a gateway's restart, shorter than anybody's patience.
 RETRY_DELAYS = [0.5, 1, 2, 4, 8, 15, 30, 30]
@@ -103,7 +103,7 @@ async def plan_all(rotation: Rotation) -> None:
 
 
 async def in_batches(work: Task[..., Any], rotation: Rotation, project_ids: Sequence[str]) -> None:
-    """One project a task run up to 50 projects, 32 batches above; a task run that fails stops no other."""
+    """One project a task run up to 50 projects, 16 batches above; a task run that fails stops no other."""
     size = 1 if len(project_ids) <= MOST_ALONE else math.ceil(len(project_ids) / MAX_BATCHES)
     batches = [project_ids[start : start + size] for start in range(0, len(project_ids), size)]
     await asyncio.gather(*(_to_its_end(work, rotation, batch) for batch in batches))

@@ -107,6 +107,7 @@ def give_orders(
 def _collect_garbage_less_often() -> None:
     """A run makes millions of objects that die young; at Python's usual pace that costs a tenth of it (measured)."""
     gc.set_threshold(50_000, 20, 100)
+    gc.enable()
 
 
 def require_selection(only: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from jelou_rotation.errors import NoAnswer, Passing, SettingsError, StoreError, 
 from jelou_rotation.gateway import Integration
 from jelou_rotation.outcomes import Evidence, Outcome
 from jelou_rotation.overlaps import Overlap
+from jelou_rotation.pacing import Pace
 from jelou_rotation.probe import Answer, Verdict
 from jelou_rotation.records import Step, new_key
 from jelou_rotation.records.schema import records
@@ -807,15 +808,15 @@ async def test_a_patch_does_not_leave_when_the_lease_ran_out_while_it_waited(sim
         Settings.load(), [generated()], local_handlers(), plan_only=False, publish=receiver.publish
     ) as rotation:
         await rotation.plan(["prj-1"])
-        turn = rotation._tools.gateway._pace.turn
+        turn = Pace.turn
 
-        async def long_turn():
-            leaves = await turn()
+        async def long_turn(pace):
+            leaves = await turn(pace)
             if simulator.requests_by_method["GET"] > 1:
                 rotation._works["prj-1"]._holds_until = 0.0
             return leaves
 
-        rotation._tools.gateway._pace.turn = long_turn
+        monkeypatch.setattr(Pace, "turn", long_turn)
         await rotation.apply(["prj-1"])
 
     assert "ran out before the PATCH could leave" in rotation.results()[0].error

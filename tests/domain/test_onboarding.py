@@ -8,6 +8,7 @@ import pytest
 from jelou_rotation.errors import StoreUnavailable
 from jelou_rotation.outcomes import Evidence, Outcome
 from jelou_rotation.overlaps import Overlap
+from jelou_rotation.pacing import Pace
 from jelou_rotation.records import Step
 from jelou_rotation.records.store import Store
 from jelou_rotation.signing import SigningSecretRotation
@@ -541,18 +542,18 @@ async def test_one_that_was_created_unheard_is_never_created_again_whatever_jelo
     assert simulator.requests_by_method["POST"] == 1
 
 
-async def test_a_run_that_was_replaced_creates_nothing(simulator, receiver):
+async def test_a_run_that_was_replaced_creates_nothing(simulator, receiver, monkeypatch):
     async with opened(receiver, by_reference(), create=True) as rotation:
         await rotation.plan(["prj-1"])
-        turn = rotation._tools.gateway._pace.turn
+        turn = Pace.turn
 
-        async def long_turn():
-            leaves = await turn()
+        async def long_turn(pace):
+            leaves = await turn(pace)
             if simulator.requests_by_method["GET"] > 1:
                 rotation._works["prj-1"]._holds_until = 0.0
             return leaves
 
-        rotation._tools.gateway._pace.turn = long_turn
+        monkeypatch.setattr(Pace, "turn", long_turn)
         await again(rotation, rotation.apply, ["prj-1"])
 
     assert "the lease ran out" in rotation.results()[0].error

@@ -39,9 +39,9 @@ class GivenUp:
 
 @pytest.mark.parametrize(
     ("projects", "batches", "largest"),
-    [(0, 0, 0), (1, 1, 1), (50, 50, 1), (51, 26, 2), (10_000, 32, 313), (10_017, 32, 314)],
+    [(0, 0, 0), (1, 1, 1), (50, 50, 1), (51, 13, 4), (10_000, 16, 625), (10_017, 16, 627)],
 )
-async def test_one_project_a_task_run_up_to_50_then_32_batches(projects, batches, largest):
+async def test_one_project_a_task_run_up_to_50_then_16_batches(projects, batches, largest):
     work = Work()
     ids = [f"prj_{number}" for number in range(projects)]
 
