@@ -20,8 +20,9 @@ demo: .venv/ready
 ui: .venv/ready
 	@$(PY) deployments/ui.py $(ARGS)
 
+# Three on two cores: some tests mostly wait. In the order of collection, which puts the longest first.
 test: .venv/ready
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/ready
 	@$(PY) benchmarks/bench.py $(ARGS)

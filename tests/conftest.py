@@ -11,11 +11,18 @@ import time
 from pathlib import Path
 
 import asyncpg
+import certifi
 import pytest
 
 # Before anything imports Prefect: tests phone nobody, and a person's own settings do not reach them.
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+# Every client, also each of Prefect, loads all authorities anew: 30 ms. Nobody here speaks TLS, and one is enough.
+_AUTHORITY = tempfile.NamedTemporaryFile("w", suffix=".pem")  # noqa: SIM115 - until the tests end
+_certificate, _end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+_AUTHORITY.write(_certificate + _end)
+_AUTHORITY.flush()
+os.environ["SSL_CERT_FILE"] = _AUTHORITY.name
 
 
 @pytest.fixture(autouse=True)

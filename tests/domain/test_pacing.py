@@ -187,7 +187,7 @@ def limited(limiter, rate, change=1, retry_after="none", seconds=60, at_once=128
 LIMITERS = [Bucket, FixedWindows, SlidingWindow]
 
 
-# A look for more costs a pause of a second or more, so few are made: a doubled limit is found late. In longer runs less is lost.
+# A look for more costs a pause, so few are made: a doubled limit is found late. In longer runs less is lost by it.
 FOUND_LATE = {
     (20, 2, "none", FixedWindows): 1.25,
     (20, 2, "seconds", FixedWindows): 1.22,

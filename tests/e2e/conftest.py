@@ -1,6 +1,11 @@
-"""What a failed browser test leaves behind."""
+"""The order of the tests, and what a failed browser test leaves behind."""
 
 import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """These take longest and wait much: they begin first, and whatever only computes fills the gaps."""
+    items.sort(key=lambda item: item.path.parent.name != "e2e")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,6 @@
 """A real Prefect server with the deployments of prefect.yaml and a real process worker, for the tests that need one."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from prefect.server.concurrency.lease_storage import filesystem
 
 from jelou_rotation.simulator import Simulator
 
@@ -30,7 +33,8 @@ def eventually(look: Callable[[], T]) -> T:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} seconds"
-        time.sleep(0.05)
+        # The server pays for each look, and whoever works there waits.
+        time.sleep(0.25)
     return found
 
 
@@ -59,8 +63,15 @@ class Prefect:
         deployment = self.get(f"/deployments/name/{name}")
         return self.post(f"/deployments/{deployment['id']}/create_flow_run", parameters=parameters)["id"]
 
-    def deploy(self) -> None:
-        _prefect("--no-prompt", "deploy", "--all", env=self.environment, cwd=self.clone)
+    def deploy(self, name: str = "") -> None:
+        """All deployments, or the one with that name."""
+        chosen = ("--name", name) if name else ("--all",)
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *chosen]
+        subprocess.run(command, env=self.environment, cwd=self.clone, check=True)
+
+    def worker(self, *options: str) -> AbstractContextManager[None]:
+        """One more, until the end of the block."""
+        return _process("worker", "start", "--pool", POOL, *options, env=self.environment, cwd=self.home)
 
     def deployment(self) -> dict[str, Any]:
         """`rotate-manual`."""
@@ -68,6 +79,20 @@ class Prefect:
 
     def cancel(self, run_id: str) -> None:
         self.post(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+
+    def log(self, run_id: str) -> str:
+        found = self.post("/logs/filter", logs={"flow_run_id": {"any_": [run_id]}})
+        return "\n".join(line["message"] for line in found)
+
+    def let_the_lease_run_out(self) -> None:
+        """Of the lock that some run holds: as if its time were over."""
+
+        async def run_out() -> None:
+            storage = filesystem.ConcurrencyLeaseStorage(self.home / "concurrency_leases")
+            (lease,) = await storage.read_active_lease_ids()
+            assert await storage.renew_lease(lease, timedelta(0))
+
+        asyncio.run(run_out())
 
     def process_of(self, run_id: str) -> int:
         """The worker records it as HOST:PID."""
@@ -103,22 +128,27 @@ class Prefect:
 
 @contextmanager
 def live_prefect(
-    folder: Path, simulator: Simulator, settings: dict[str, str], *, deploys: int = 1
+    folder: Path, simulator: Simulator, settings: dict[str, str], *, deployment: str = ""
 ) -> Iterator[Prefect]:
     """
     The server and its worker until the end of the block.
 
-    `settings` is what the runs find in their environment; `deploys` how often the deployments are registered.
+    `settings` is what the runs find in their environment; `deployment` the only one that is wanted.
     """
+    with live_server(folder, simulator, settings) as prefect, prefect.worker():
+        prefect.deploy(deployment)
+        yield prefect
+
+
+@contextmanager
+def live_server(folder: Path, simulator: Simulator, settings: dict[str, str]) -> Iterator[Prefect]:
+    """The server and its work pool, without a deployment or a worker."""
     home, reports = folder / "prefect", folder / "reports"
-    clone = _clone(folder / "clone")
     environment = _clean_environment() | _server_settings(home) | _worker_settings(simulator, reports) | settings
     with _process("server", "start", env=environment), _api(environment["PREFECT_API_URL"]) as api:
-        _prefect("work-pool", "create", POOL, "--type", "process", env=environment)
-        for _time in range(deploys):
-            _prefect("--no-prompt", "deploy", "--all", env=environment, cwd=clone)
-        with _process("worker", "start", "--pool", POOL, env=environment, cwd=home):
-            yield Prefect(api, reports, home, clone, environment)
+        prefect = Prefect(api, reports, home, _clone(folder / "clone"), environment)
+        prefect.post("/work_pools/", name=POOL, type="process")
+        yield prefect
 
 
 def _clone(folder: Path) -> Path:
@@ -143,6 +173,11 @@ def _server_settings(home: Path) -> dict[str, str]:
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # No run by the clock beside those of the test.
+        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+        # As deployments/README.md wants it, and looked after sooner.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": filesystem.__name__,
+        "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "0.5",
     }
 
@@ -194,7 +229,3 @@ def _answers(api: httpx.Client) -> bool:
 
 def _unless_busy(answer: httpx.Response) -> httpx.Response | None:
     return None if answer.status_code == 503 else answer
-
-
-def _prefect(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> None:
-    subprocess.run([sys.executable, "-m", "prefect", *arguments], env=env, cwd=cwd, check=True)

@@ -1,15 +1,14 @@
 """
-Rotates in a process of its own and dies where it is told: `rotate.py PROJECT,PROJECT,... KILL_AT`.
+Rotates in a process of its own and dies where it is told.
 
 The start, and the end of every call to the store, the gateway, the receiver and the hand-over, are moments: what was
-asked is done, and this process does not know it yet. It kills itself in the moment KILL_AT; when it lives to the end,
-it prints how many moments there were, and the outcomes.
+asked is done, and this process does not know it yet. It kills itself in the moment `kill_at`; when it lives to the end,
+it tells how many moments there were, and the outcomes.
 """
 
 import asyncio
 import os
 import signal
-import sys
 from pathlib import Path
 
 from jelou_rotation import rotation, work
@@ -26,7 +25,7 @@ CALLS = {
     Gateway: ("get", "patch"),
     Prober: ("try_credential",),
 }
-LEASE_SECONDS = 1.0
+LEASE_SECONDS = 2.0
 
 
 class Reaper:
@@ -58,27 +57,34 @@ def generated(project_id):
     return Row.model_validate(given | {"publishTo": f"block:secret/{project_id}"})
 
 
-async def main(project_ids, kill_at):
+def rotate(project_ids, kill_at, folder, environment, teller):
+    """The whole life of the process, in that folder and environment."""
+    os.chdir(folder)
+    os.environ.update(environment)
     work.LEASE_SECONDS = rotation.LEASE_SECONDS = LEASE_SECONDS
     reaper = Reaper(kill_at)
     for owner, names in CALLS.items():
         for name in names:
             setattr(owner, name, reaper.watch(getattr(owner, name)))
     reaper.pass_by()
-    rows = [generated(project_id) for project_id in project_ids]
+    outcomes = asyncio.run(outcomes_of(project_ids, reaper))
+    teller.send((reaper.moments, outcomes))
+
+
+async def outcomes_of(project_ids, reaper):
     opened = rotation.open_rotation(
         Settings.load(),
-        rows,
+        [generated(project_id) for project_id in project_ids],
         local_handlers(),
         plan_only=False,
         publish=reaper.watch(hand_over),
         # Two processes are two runs.
-        run_id=f"{kill_at}-{os.getpid()}",
+        run_id=f"{reaper.kill_at}-{os.getpid()}",
     )
     async with opened as run:
         for step in (run.plan, run.apply):
             await until_settled(step, project_ids)
-    print(reaper.moments, *(result.outcome for result in run.results()))
+    return [result.outcome for result in run.results()]
 
 
 async def until_settled(step, project_ids):
@@ -87,6 +93,3 @@ async def until_settled(step, project_ids):
             return await step(project_ids)
         except Passing:
             await asyncio.sleep(0.1)
-
-
-asyncio.run(main(sys.argv[1].split(","), int(sys.argv[2])))

@@ -43,7 +43,8 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module")
 def prefect(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    with live_prefect(tmp_path_factory.mktemp("live"), simulator, CREDENTIALS) as prefect:
+    folder = tmp_path_factory.mktemp("live")
+    with live_prefect(folder, simulator, CREDENTIALS, deployment="rotate-manual") as prefect:
         yield prefect
 
 

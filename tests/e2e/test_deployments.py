@@ -160,10 +160,12 @@ def test_deploying_again_changes_nothing(prefect):
     assert len(found) == 6
 
 
-def test_the_server_stores_no_secret_of_a_worker(prefect, simulator, known):
-    ended(prefect, ROTATE, manifest=MANIFEST)
-    ended(prefect, SIGNING, manifest=MANIFEST, only=["known"], mode="rotate")
-    secrets = [API_KEY, STORE_KEY, "canary-of-a-credential", known.signing_secret, *simulator.api_keys - {"demo-key"}]
+def test_the_server_stores_no_secret_of_a_worker(prefect, simulator):
+    # Whoever takes a project on uses them all: the key, the store, a credential, and a signing secret that is new.
+    manifest = "projectId,webhookUrl,authType,authorization\nother,https://panel.example/new,bearer,env:TOKEN\n"
+    ended(prefect, ONBOARD, manifest=manifest, mode="rotate")
+    made = simulator.projects["other"].signing_secret
+    secrets = [API_KEY, STORE_KEY, "canary-of-a-credential", made, *simulator.api_keys - {"demo-key"}]
 
     everything = [path for path in prefect.home.rglob("*") if path.is_file()]
 

@@ -3,9 +3,8 @@
 import asyncio
 import json
 import os
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from multiprocessing import get_context
 
 import pytest
 from pydantic import SecretStr
@@ -13,11 +12,43 @@ from pydantic import SecretStr
 from jelou_rotation.records import Step, new_key
 from jelou_rotation.records.store import Store
 from jelou_rotation.simulator import Simulator, running
+from tests.e2e import rotate as program
 
-PROGRAM = Path(__file__).parent / "rotate.py"
 NEVER = -1
-AT_ONCE = 3
+AT_ONCE = 4
 SIGKILLED = -9
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Each is forked from one that has imported everything: a start of Python takes longer than what is done here."""
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload([program.__name__])
+    return processes
+
+
+@pytest.fixture
+def rotate(processes, tmp_path):
+    async def rotate(*project_ids, kill_at=NEVER):
+        told, teller = processes.Pipe(duplex=False)
+        arguments = (project_ids, kill_at, tmp_path, dict(os.environ), teller)
+        process = processes.Process(target=program.rotate, args=arguments)
+        process.start()
+        teller.close()
+        await end_of(process)
+        with told:
+            return process.exitcode, told.recv() if process.exitcode == 0 else None
+
+    return rotate
+
+
+async def end_of(process):
+    """Not in a thread: two threads that ask for the end of processes take the exit code from each other."""
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(process.sentinel, ended.set)
+    await ended.wait()
+    asyncio.get_running_loop().remove_reader(process.sentinel)
+    process.join()
 
 
 @pytest.fixture
@@ -43,14 +74,6 @@ class Informed:
         return presented.isdisjoint({slot["value"] for slot in slots if isinstance(slot, dict)})
 
 
-async def rotate(project_id, kill_at=NEVER):
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, PROGRAM, project_id, str(kill_at), stdout=asyncio.subprocess.PIPE, env=os.environ
-    )
-    output, _ = await process.communicate()
-    return process.returncode, output.decode().split()
-
-
 async def all_records():
     async with Store.open(os.environ["JELOU_STORE_URL"], SecretStr(os.environ["JELOU_STORE_KEY"])) as store:
         return await store.read(await store.all_ids())
@@ -61,42 +84,43 @@ def prepare(simulator, tmp_path, project_id):
     simulator.receivers[project_id].accepts = Informed(tmp_path / f"secret-{project_id}")
 
 
-async def test_killed_at_every_step_of_its_life_a_row_is_finished_with_the_one_value(simulator, tmp_path):
+async def test_killed_at_every_step_of_its_life_a_row_is_finished_with_the_one_value(simulator, tmp_path, rotate):
     prepare(simulator, tmp_path, "whole")
-    _, (moments, outcome) = await rotate("whole")
-    assert outcome == "rotated"
+    _, (moments, outcomes) = await rotate("whole")
+    assert outcomes == ["rotated"]
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def killed_and_run_again(moment):
         project_id = f"prj-{moment}"
         prepare(simulator, tmp_path, project_id)
         async with slots:
-            killed, _ = await rotate(project_id, moment)
-            code, (_, outcome) = await rotate(project_id)
+            killed, _ = await rotate(project_id, kill_at=moment)
+            code, (_, (outcome,)) = await rotate(project_id)
         values = {body["authorization"] for body in simulator.projects[project_id].received}
         return killed, code, outcome in {"rotated", "not_due"}, len(values)
 
-    results = await asyncio.gather(*map(killed_and_run_again, range(int(moments))))
+    results = await asyncio.gather(*map(killed_and_run_again, range(moments)))
 
     assert len(results) > 15
     assert dict(enumerate(results)) == dict.fromkeys(range(len(results)), (SIGKILLED, 0, True, 1))
     records = await all_records()
+    soon = datetime.now(UTC) + timedelta(seconds=program.LEASE_SECONDS)
     for project_id, record in records.items():
         assert (record.step, record.pending) == (Step.IDLE, None)
-        assert record.held_until is None or record.held_until < datetime.now(UTC) + timedelta(seconds=1)
+        assert record.held_until is None or record.held_until < soon
         assert simulator.projects[project_id].authorization == record.current.value.get_secret_value()
 
 
-async def test_two_runs_at_once_rotate_every_project_once(simulator, tmp_path, monkeypatch, store_url):
+async def test_two_runs_at_once_rotate_every_project_once(simulator, tmp_path, monkeypatch, store_url, rotate):
     monkeypatch.setenv("JELOU_STORE_URL", store_url)
     projects = [f"prj-{number}" for number in range(12)]
     for project_id in projects:
         prepare(simulator, tmp_path, project_id)
 
-    runs = await asyncio.gather(*(rotate(",".join(projects)) for _ in range(2)))
+    runs = await asyncio.gather(*(rotate(*projects) for _ in range(2)))
 
     assert [code for code, _ in runs] == [0, 0]
-    outcomes = [set(pair) for pair in zip(*(words[1:] for _, words in runs), strict=True)]
+    outcomes = [set(pair) for pair in zip(*(outcomes for _, (_, outcomes) in runs), strict=True)]
     assert outcomes == [{"rotated", "not_due"}] * len(projects)
     records = await all_records()
     for project_id in projects:

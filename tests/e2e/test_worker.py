@@ -29,7 +29,8 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module")
 def prefect(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    with live_prefect(tmp_path_factory.mktemp("live"), simulator, SETTINGS, deploys=2) as prefect:
+    folder = tmp_path_factory.mktemp("live")
+    with live_prefect(folder, simulator, SETTINGS, deployment="rotate-manual") as prefect:
         yield prefect
 
 
@@ -104,7 +105,11 @@ def test_after_a_killed_run_the_next_one_finishes_the_rows_with_the_same_values(
     assert prefect.end_of(killed)["name"] == "Crashed"
     simulator.faults.clear()
 
-    state = prefect.end_of(prefect.start(MANIFEST))
+    waiting = prefect.start(MANIFEST)
+    eventually(lambda: "died with the lock; it comes free within a minute" in prefect.log(waiting))
+    assert patches_received(projects) == 2
+    prefect.let_the_lease_run_out()
+    state = prefect.end_of(waiting)
 
     assert state["name"] == "Completed"
     assert patches_received(projects) == 5

@@ -45,7 +45,7 @@ async def recorded(state, names):
     ran = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]))
     async with get_client() as client, asyncio.timeout(20):
         task_runs = []
-        while sorted(task_run.name for task_run in task_runs) != names:
+        while sorted(task_run.name for task_run in task_runs if task_run.state.is_final()) != names:
             await asyncio.sleep(0.1)
             task_runs = await client.read_task_runs(task_run_filter=ran)
         return await client.read_flow_run(flow_run_id), task_runs

@@ -9,7 +9,7 @@ from jelou_rotation.simulator import Switches, passing_faults
 from tasks.projects import plan_projects, rotate_projects
 from tasks.runs import Mode
 
-ROWS = 300
+ROWS = 150
 
 
 @pytest.fixture
