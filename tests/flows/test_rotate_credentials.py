@@ -45,10 +45,15 @@ async def recorded(state, names):
     ran = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]))
     async with get_client() as client, asyncio.timeout(20):
         task_runs = []
-        while sorted(task_run.name for task_run in task_runs if task_run.state.is_final()) != names:
+        while sorted(task_run.name for task_run in task_runs if _has_ended(task_run)) != names:
             await asyncio.sleep(0.1)
             task_runs = await client.read_task_runs(task_run_filter=ran)
         return await client.read_flow_run(flow_run_id), task_runs
+
+
+def _has_ended(task_run):
+    """A task run may be known before its state is."""
+    return task_run.state is not None and task_run.state.is_final()
 
 
 async def test_a_plan_is_what_runs_when_nobody_says_more_and_it_writes_nothing(simulator, projects, tmp_path):
