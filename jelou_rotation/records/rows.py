@@ -95,10 +95,7 @@ async def write(connection: AsyncConnection, batch: Batch) -> None:
 async def _claim(connection: AsyncConnection, claims: Sequence[Columns]) -> None:
     """Remember these fingerprints as the youngest of their projects, and forget the oldest."""
     known = fingerprints.c
-    await connection.execute(
-        delete(fingerprints).where(known.fingerprint == bindparam("mark")),
-        [{"mark": claim["fingerprint"]} for claim in claims],
-    )
+    # One that somebody else has stored since we looked is an IntegrityError, and must not be made room for.
     await connection.execute(insert(fingerprints), claims)
     await connection.execute(
         delete(fingerprints).where(known.project_id == bindparam("of"), known.number <= bindparam("up_to")),

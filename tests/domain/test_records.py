@@ -428,6 +428,25 @@ async def test_projects_that_stage_one_value_in_the_same_moment_do_not_share_it(
     assert [isinstance(answer, Reused) for answer in answers] == [False, True]
 
 
+# SQLite has one writer at a time.
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+async def test_a_value_that_another_process_stored_after_we_looked_is_not_taken_from_it(two_stores, monkeypatch):
+    one, other = two_stores
+    theirs, mine = await take(one, "theirs"), await take(other, "mine", holder="worker-2")
+    look = writer.owners
+
+    async def look_too_early(connection, marks):
+        monkeypatch.setattr(writer, "owners", look)
+        seen = await look(connection, marks)
+        await one.stage(theirs, SecretStr("canary-shared"), BEARER)
+        return seen
+
+    monkeypatch.setattr(writer, "owners", look_too_early)
+
+    with pytest.raises(Reused, match=r"^mine: .* theirs"):
+        await other.stage(mine, SecretStr("canary-shared"), BEARER)
+
+
 async def test_stores_that_race_with_one_value_let_one_project_have_it(two_stores):
     one, other = two_stores
     mine, theirs = await take(one, *"abcdefghij"), await take(other, *"klmnopqrst", holder="worker-2")
