@@ -87,7 +87,7 @@ class RunInfo:
 
 
 class Report:
-    """`requests` counts what was sent by method, and `retries` and `throttled` among it."""
+    """`requests` counts what was sent by method, and the `retries` and `pauses`."""
 
     # No dataclass: Prefect would look through every field of every row of it for futures.
     def __init__(self, run: RunInfo, results: tuple[RowResult, ...], requests: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""The way to Jelou is the environment's: a proxy where it names one, and no login of the user's own."""
+"""The way to Jelou is the environment's: a proxy where it names one, and no login or cookie of anybody's own."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ async def listening():
     async def serve(reader, writer):
         request, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()[:-1]
         heads.append((request, {name.lower(): value for name, value in (line.split(": ") for line in headers)}))
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: who=me\r\nConnection: close\r\n\r\n{}")
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1") as server:
@@ -74,6 +74,15 @@ async def test_a_login_in_the_users_netrc_is_not_presented_to_jelou(monkeypatch,
 
     ((_, headers),) = heads
     assert headers["authorization"] == CALLER.header()["Authorization"]
+
+
+async def test_a_cookie_that_came_with_one_project_is_not_sent_with_the_next():
+    # By name: for an address of numbers aiohttp keeps none anyway.
+    async with listening() as (port, heads), Gateway(f"http://localhost:{port}/v1", CALLER, timeout_seconds=5) as gateway:
+        await gateway.get("prj")
+        await gateway.get("other")
+
+    assert ["cookie" in headers for _, headers in heads] == [False, False]
 
 
 @pytest.mark.parametrize("address", ["http://ops:proxy-password@127.0.0.1:port", "ftp://ops:proxy-password@127.0.0.1"])
