@@ -78,7 +78,7 @@ async def test_a_login_in_the_users_netrc_is_not_presented_to_jelou(monkeypatch,
 
 async def test_a_cookie_that_came_with_one_project_is_not_sent_with_the_next():
     # By name: for an address of numbers aiohttp keeps none anyway.
-    async with listening() as (port, heads), Gateway(f"http://localhost:{port}/v1", CALLER, timeout_seconds=5) as gateway:
+    async with listening() as (port, heads), Gateway(f"http://localhost:{port}", CALLER, timeout_seconds=5) as gateway:
         await gateway.get("prj")
         await gateway.get("other")
 
