@@ -128,23 +128,25 @@ class Prefect:
 
 @contextmanager
 def live_prefect(
-    folder: Path, simulator: Simulator, settings: dict[str, str], *, deployment: str = ""
+    folder: Path, database: str, simulator: Simulator, settings: dict[str, str], *, deployment: str = ""
 ) -> Iterator[Prefect]:
     """
     The server and its worker until the end of the block.
 
-    `settings` is what the runs find in their environment; `deployment` the only one that is wanted.
+    `database` is the address of an empty one; `settings` what the runs find in their environment; `deployment` the only
+    one that is wanted.
     """
-    with live_server(folder, simulator, settings) as prefect, prefect.worker():
+    with live_server(folder, database, simulator, settings) as prefect, prefect.worker():
         prefect.deploy(deployment)
         yield prefect
 
 
 @contextmanager
-def live_server(folder: Path, simulator: Simulator, settings: dict[str, str]) -> Iterator[Prefect]:
+def live_server(folder: Path, database: str, simulator: Simulator, settings: dict[str, str]) -> Iterator[Prefect]:
     """The server and its work pool, without a deployment or a worker."""
     home, reports = folder / "prefect", folder / "reports"
-    environment = _clean_environment() | _server_settings(home) | _worker_settings(simulator, reports) | settings
+    ours = _server_settings(home, database) | _worker_settings(simulator, reports)
+    environment = _clean_environment() | ours | settings
     with _process("server", "start", env=environment), _api(environment["PREFECT_API_URL"]) as api:
         prefect = Prefect(api, reports, home, _clone(folder / "clone"), environment)
         prefect.post("/work_pools/", name=POOL, type="process")
@@ -164,12 +166,13 @@ def _clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("JELOU_", "PREFECT_"))}
 
 
-def _server_settings(home: Path) -> dict[str, str]:
+def _server_settings(home: Path, database: str) -> dict[str, str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     return {
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

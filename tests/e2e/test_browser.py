@@ -42,15 +42,19 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module")
-def prefect(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+def prefect(database: str, simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     folder = tmp_path_factory.mktemp("live")
-    with live_prefect(folder, simulator, CREDENTIALS, deployment="rotate-manual") as prefect:
+    with live_prefect(folder, database, simulator, CREDENTIALS, deployment="rotate-manual") as prefect:
         yield prefect
 
 
 @pytest.fixture(scope="module")
-def window() -> Iterator[BrowserContext]:
-    """One for all tests: it keeps the UI's megabytes of script."""
+def window(prefect: Prefect) -> Iterator[BrowserContext]:
+    """
+    One for all tests: it keeps the UI's megabytes of script.
+
+    After the server, whose database is made in an event loop: beside Playwright's there can be no other.
+    """
     expect.set_options(timeout=20_000)
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
         yield browser.new_context(viewport={"width": 1280, "height": 2400})

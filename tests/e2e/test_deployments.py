@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 from pydantic import SecretStr
 
@@ -32,7 +33,7 @@ def simulator():
 
 
 @pytest.fixture(scope="module")
-def prefect(simulator, tmp_path_factory):
+def prefect(database, simulator, tmp_path_factory):
     """The API key in a Secret block, the store's key in a file, the credentials in the worker's environment."""
     folder = tmp_path_factory.mktemp("live")
     secrets = folder / "secrets"
@@ -45,7 +46,7 @@ def prefect(simulator, tmp_path_factory):
         "PREFECT_SERVER_ENCRYPTION_KEY": new_key(),
         "TOKEN": "canary-of-a-credential",
     }
-    with live_prefect(folder, simulator, settings) as prefect:
+    with live_prefect(folder, database, simulator, settings) as prefect:
         block_type = prefect.get("/block_types/slug/secret")["id"]
         (schema,) = prefect.post("/block_schemas/filter", block_schemas={"block_type_id": {"any_": [block_type]}})
         document = {"name": "jelou-api-key", "data": {"value": API_KEY}, "block_type_id": block_type}
@@ -160,17 +161,27 @@ def test_deploying_again_changes_nothing(prefect):
     assert len(found) == 6
 
 
-def test_the_server_stores_no_secret_of_a_worker(prefect, simulator):
+async def everything_in(database):
+    """Each row of each table, as XML."""
+    connection = await asyncpg.connect(database.replace("+asyncpg", ""))
+    try:
+        return await connection.fetchval("SELECT schema_to_xml('public', true, false, '')")
+    finally:
+        await connection.close()
+
+
+def test_the_server_stores_no_secret_of_a_worker(prefect, database, simulator):
     # Whoever takes a project on uses them all: the key, the store, a credential, and a signing secret that is new.
     manifest = "projectId,webhookUrl,authType,authorization\nother,https://panel.example/new,bearer,env:TOKEN\n"
     ended(prefect, ONBOARD, manifest=manifest, mode="rotate")
     made = simulator.projects["other"].signing_secret
     secrets = [API_KEY, STORE_KEY, "canary-of-a-credential", made, *simulator.api_keys - {"demo-key"}]
 
-    everything = [path for path in prefect.home.rglob("*") if path.is_file()]
+    files = {str(path): path.read_bytes() for path in prefect.home.rglob("*") if path.is_file()}
+    everything = files | {"the database": asyncio.run(everything_in(database)).encode()}
+    found = {name for name, content in everything.items() for secret in secrets if secret.encode() in content}
 
-    assert any(path.name == "prefect.db" for path in everything)
-    found = {path.name for path in everything for secret in secrets if secret.encode() in path.read_bytes()}
     assert not found
-    # The search would find it: the block's name stands beside its sealed value.
-    assert any(b"jelou-api-key" in path.read_bytes() for path in everything)
+    # The search would find them: the block's name stands beside its sealed value, the reference in a run's parameters.
+    assert b"jelou-api-key" in everything["the database"]
+    assert b"env:TOKEN" in everything["the database"]

@@ -35,17 +35,13 @@ def simulator():
 
 
 @pytest.fixture(scope="module")
-def server(simulator, postgres, tmp_path_factory):
+def server(simulator, database, postgres, tmp_path_factory):
     """A Prefect server with one deployment and no worker."""
-    asyncio.run(run_sql(postgres, "CREATE DATABASE prefect"))
-    address = f"postgres:{PASSWORD}@127.0.0.1:{postgres}"
     settings = SETTINGS | {
-        # On SQLite the server's database was locked for a whole minute in two trials of three.
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{address}/prefect",
-        "JELOU_STORE_URL": f"postgresql://{address}/postgres",
+        "JELOU_STORE_URL": f"postgresql://postgres:{PASSWORD}@127.0.0.1:{postgres}/postgres",
         "JELOU_STORE_KEY": new_key(),
     }
-    with live_server(tmp_path_factory.mktemp("live"), simulator, settings) as server:
+    with live_server(tmp_path_factory.mktemp("live"), database, simulator, settings) as server:
         for name, (usual, hurried) in HURRY.items():
             source = (server.clone / name).read_text()
             assert usual in source

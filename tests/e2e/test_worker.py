@@ -28,9 +28,9 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module")
-def prefect(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+def prefect(database: str, simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     folder = tmp_path_factory.mktemp("live")
-    with live_prefect(folder, simulator, SETTINGS, deployment="rotate-manual") as prefect:
+    with live_prefect(folder, database, simulator, SETTINGS, deployment="rotate-manual") as prefect:
         yield prefect
 
 
