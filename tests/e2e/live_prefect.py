@@ -115,15 +115,10 @@ class Prefect:
         return page
 
     def get(self, path: str) -> Any:
-        return self._ask("GET", path)
+        return self.api.get(path).raise_for_status().json()
 
     def post(self, path: str, **body: Any) -> Any:
-        return self._ask("POST", path, json=body)
-
-    def _ask(self, method: str, path: str, **body: Any) -> Any:
-        # 503 is SQLite busy with another writer, and nothing was done. Prefect's own client asks again as well.
-        answer = eventually(lambda: _unless_busy(self.api.request(method, path, **body)))
-        return answer.raise_for_status().json()
+        return self.api.post(path, json=body).raise_for_status().json()
 
 
 @contextmanager
@@ -228,7 +223,3 @@ def _answers(api: httpx.Client) -> bool:
         return api.get("/health").is_success
     except httpx.TransportError:
         return False
-
-
-def _unless_busy(answer: httpx.Response) -> httpx.Response | None:
-    return None if answer.status_code == 503 else answer
