@@ -72,6 +72,8 @@ _MAX_ANSWER_BYTES = 1024 * 1024
 # A longer pause than this is the operator's decision, not ours.
 _MAX_PAUSE_SECONDS = 120.0
 _MAX_PAUSES = 8
+# When Jelou does not say how long; doubled each time, to 6.4 seconds.
+_SHORTEST_PAUSE_SECONDS = 0.05
 # Clocks that differ by no more are the same: the date in a header is cut to whole seconds.
 _SAME_TIME = timedelta(seconds=2)
 
@@ -248,7 +250,7 @@ class Gateway:
         content: bytes | None = None,
         still_allowed: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        for _ in range(_MAX_PAUSES):
+        for pauses in range(_MAX_PAUSES):
             try:
                 return await self._send(method, path, caller or self._caller, content, still_allowed)
             except (Throttled, ServerTrouble) as error:
@@ -256,7 +258,7 @@ class Gateway:
                     raise
                 self.counts["pauses"] += 1
                 # The pace makes the others wait only where the rate is the reason.
-                await asyncio.sleep(error.retry_after or 0)
+                await asyncio.sleep(error.retry_after or _SHORTEST_PAUSE_SECONDS * 2**pauses)
         return await self._send(method, path, caller or self._caller, content, still_allowed)
 
     async def _send(

@@ -227,6 +227,18 @@ async def test_an_error_repeats_only_words_that_cannot_be_an_echo(body, details)
     assert str(await error_of(Server(answer(422, body)))) == f"Jelou answered 422 to PATCH{details}"
 
 
+@pytest.fixture
+def waits(monkeypatch):
+    """How long a refused request waited until it was sent again, in seconds; here no time passes."""
+    seconds = []
+
+    async def sleep(pause):
+        seconds.append(pause)
+
+    monkeypatch.setattr("jelou_rotation.gateway.asyncio", SimpleNamespace(sleep=sleep))
+    return seconds
+
+
 @pytest.mark.parametrize(
     "throttled",
     [
@@ -235,7 +247,7 @@ async def test_an_error_repeats_only_words_that_cannot_be_an_echo(body, details)
         pytest.param(answer(503, Retry_After="0"), id="503 with seconds"),
     ],
 )
-async def test_a_pause_asked_for_is_taken_and_the_request_sent_again(throttled):
+async def test_a_pause_asked_for_is_taken_and_the_request_sent_again(throttled, waits):
     server = Server(throttled, throttled, answer())
 
     async with server.gateway() as gateway:
@@ -271,18 +283,6 @@ class Turns:
 
 
 @pytest.fixture
-def waits(monkeypatch):
-    """How long a refused request waited until it was sent again, in seconds; here no time passes."""
-    seconds = []
-
-    async def sleep(pause):
-        seconds.append(pause)
-
-    monkeypatch.setattr("jelou_rotation.gateway.asyncio", SimpleNamespace(sleep=sleep))
-    return seconds
-
-
-@pytest.fixture
 def pace(monkeypatch):
     turns = Turns()
     monkeypatch.setattr("jelou_rotation.gateway.Pace", lambda _: turns)
@@ -300,7 +300,7 @@ async def test_the_pace_is_told_what_every_answer_says_about_it(pace, waits):
 
     assert pace.told == [("refused", 7), ("refused", None), ("overloaded", 2), "accepted"]
     # Also where the pace lets others go on.
-    assert waits == [7, 0, 2]
+    assert waits == [7, 0.1, 2]
 
 
 async def test_a_date_to_wait_for_is_read_by_the_clock_of_the_server_that_gave_it(pace, waits):
@@ -321,11 +321,15 @@ async def test_a_pause_longer_than_two_minutes_is_given_back_to_the_operator(ret
     assert error.retry_after > 120
 
 
-async def test_a_gateway_that_throttles_for_ever_is_an_error_in_the_end():
-    server = Server(answer(429, Retry_After="0"))
+@pytest.mark.parametrize("throttled", [answer(429), answer(429, Retry_After="0")])
+async def test_a_gateway_that_throttles_for_ever_is_asked_less_and_less_often_and_an_error_in_the_end(
+    throttled, pace, waits
+):
+    server = Server(throttled)
 
     assert isinstance(await error_of(server), errors.Throttled)
     assert len(server.requests) == 9
+    assert waits == [0.05 * 2**before for before in range(8)]
 
 
 async def test_a_limit_is_that_of_one_key():

@@ -135,9 +135,9 @@ class Jelou:
 
     async def ask(self, pace):
         """One request until it is accepted; as the gateway's client it waits for its own pauses."""
-        not_before = 0.0
+        own, shortest = 0.0, 0.05
         while True:
-            await asyncio.sleep(max(0, not_before - now()))
+            await asyncio.sleep(own)
             with await pace.turn() as turn:
                 self.early += now() < self.not_before - 1e-6
                 await asyncio.sleep(LATENCY / 2)
@@ -148,9 +148,8 @@ class Jelou:
                 if not wait:
                     turn.accepted()
                     return
-                if pause is not None:
-                    not_before = now() + pause
-                    self.not_before = max(self.not_before, not_before)
+                own, shortest = pause or shortest, 2 * shortest
+                self.not_before = max(self.not_before, now() + (pause or 0))
                 turn.refused(pause)
 
     async def run(self, pace, requests, at_once):
