@@ -210,6 +210,13 @@ def test_an_unknown_limit_is_found_and_used_and_every_pause_taken_in_full(rate, 
     assert jelou.share_refused < (0.034 if limiter is Bucket and change != 1 else 0.03)
 
 
+def test_what_two_windows_took_in_one_round_is_not_believed_again_and_again():
+    ratio, jelou = limited(FixedWindows, 20, retry_after="date", seconds=600)
+
+    assert ratio < 1.15
+    assert jelou.share_refused < 0.03
+
+
 @pytest.mark.parametrize("limiter", LIMITERS)
 @pytest.mark.parametrize("retry_after", ["none", "seconds"])
 def test_a_high_limit_too(retry_after, limiter):
