@@ -1,7 +1,9 @@
 """
-What one writes first with Prefect at hand: each step of each project a task, mapped, on a pool of threads.
+What one writes first with Prefect at hand: each step of each project a task, mapped.
 
-    python benchmarks/first_version.py URL PROJECTS
+    python benchmarks/first_version.py URL PROJECTS [THREADS]
+
+Prefect's default is as many threads as there are tasks.
 """
 
 import sys
@@ -40,7 +42,7 @@ def verify(path: str) -> None:
         raise ValueError("not as wanted")
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=32))  # type: ignore[arg-type]  # Prefect's own type is too narrow
+@flow
 def rotate(url: str, projects: int) -> None:
     paths = [f"{url}/external-support/prj_{number}" for number in range(projects)]
     seen = read.map(paths)
@@ -49,4 +51,7 @@ def rotate(url: str, projects: int) -> None:
 
 
 if __name__ == "__main__":
-    rotate(sys.argv[1], int(sys.argv[2]))
+    url, projects, *threads = sys.argv[1:]
+    if threads:
+        rotate = rotate.with_options(task_runner=ThreadPoolTaskRunner(max_workers=int(threads[0])))
+    rotate(url, int(projects))
