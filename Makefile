@@ -12,7 +12,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   run the linter, the formatter's check and the type checker"
 	@echo "make lock   resolve the dependencies again"
-	@echo "make bench  measure the speed, some ten minutes; ARGS='--quick': less"
+	@echo "make bench  measure the speed, some twelve minutes; ARGS='--quick': less"
 
 demo: .venv/ready
 	@$(PY) deployments/demo.py
